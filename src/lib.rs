@@ -1,0 +1,6 @@
+//! Tidegate: a store-and-forward event gateway.
+#![forbid(unsafe_code)]
+
+pub mod budget;
+pub mod clock;
+pub mod fault;
