@@ -4,3 +4,4 @@
 pub mod budget;
 pub mod clock;
 pub mod fault;
+pub mod kind;
