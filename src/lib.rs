@@ -3,5 +3,11 @@
 
 pub mod budget;
 pub mod clock;
+pub mod event;
 pub mod fault;
 pub mod kind;
+pub mod process;
+pub mod sinks;
+pub mod sources;
+pub mod store;
+pub mod systems;

@@ -33,6 +33,10 @@
 //! };
 //! ```
 
+mod intake;
+
+pub use intake::{Before, Cx, Fields, Intake, Process, Sink, Source};
+
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;

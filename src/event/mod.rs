@@ -1,0 +1,123 @@
+//! One observation, from intake to upstream, and how a run of them is written down.
+
+pub mod batch;
+pub mod body;
+pub mod json;
+pub mod path;
+mod splice;
+pub mod walk;
+
+pub use batch::{Batch, Draft, Unfit};
+pub use body::Body;
+pub use path::Path;
+
+use crate::clock::{self, Stamp};
+use bytes::Bytes;
+use std::{borrow::Cow, fmt, sync::Arc};
+
+/// UTF-8 text that shares the bytes of the batch it was read from.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Text(Bytes);
+
+impl Text {
+    /// The text. Bytes that are not UTF-8 (they were checked at intake and by CRC) read as one replacement character.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("\u{fffd}")
+    }
+
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
+        Text(bytes)
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Text(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Text(Bytes::from(text))
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// What tells an event from every other: the producer's own id, or one made from where the event was first stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// The producer's.
+    Own(Text),
+    /// `<store>-<lane>-<sequence number>`: the store's random number, and the place of the first append.
+    Made { store: u64, lane: u16, seq: u64 },
+}
+
+impl Id {
+    /// The id as text, the same after every restart.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Id::Own(text) => Cow::Borrowed(text.as_str()),
+            Id::Made { store, lane, seq } => Cow::Owned(format!("{store:016x}-{lane}-{seq}")),
+        }
+    }
+}
+
+/// One observation.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Tells it from every other; a repeat carries the same.
+    pub id: Id,
+    /// The topic it was read from.
+    pub topic: Arc<str>,
+    /// Its sequence number in that topic's lane; 0 before it was stored.
+    pub seq: u64,
+    /// What it is about (a device, an MQTT topic); may be empty.
+    pub key: Text,
+    /// 0 to 7, 7 is the most urgent.
+    pub priority: u8,
+    /// When it happened, as its source says, in milliseconds since 1970.
+    pub time: Option<i64>,
+    /// When the gateway took it in.
+    pub stamp: Stamp,
+    /// What the source knows besides the body (MQTT topic, client, user properties): a JSON object, or empty.
+    pub meta: Bytes,
+    /// The observation itself: a JSON object.
+    pub body: Body,
+}
+
+impl Event {
+    /// When it happened, or, where the source does not say, when it was taken in.
+    pub fn happened(&self) -> i64 {
+        self.time.unwrap_or(self.stamp.wall_ms)
+    }
+
+    /// Writes the event with its envelope as one JSON object, without a line end:
+    /// `{"id":…,"topic":…,"key":…,"priority":…,"time":…,"intake":…,"meta":{…},"body":{…}}`.
+    pub fn write_envelope(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"id\":");
+        walk::write_string(&self.id.text(), out);
+        out.extend_from_slice(b",\"topic\":");
+        walk::write_string(&self.topic, out);
+        if !self.key.as_str().is_empty() {
+            out.extend_from_slice(b",\"key\":");
+            walk::write_string(self.key.as_str(), out);
+        }
+        out.extend_from_slice(format!(",\"priority\":{},\"time\":\"", self.priority).as_bytes());
+        out.extend_from_slice(clock::rfc3339(self.happened()).as_bytes());
+        out.extend_from_slice(b"\",\"intake\":\"");
+        out.extend_from_slice(clock::rfc3339(self.stamp.wall_ms).as_bytes());
+        out.extend_from_slice(format!("\",\"synced\":{}", self.stamp.synced).as_bytes());
+        if !self.meta.is_empty() {
+            out.extend_from_slice(b",\"meta\":");
+            out.extend_from_slice(&self.meta);
+        }
+        out.extend_from_slice(b",\"body\":");
+        self.body.write(out);
+        out.push(b'}');
+    }
+}

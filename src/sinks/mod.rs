@@ -1,0 +1,6 @@
+//! Where events go: one file, or folder, a kind.
+
+use crate::kind::{Kind, Sink};
+
+/// Every kind of sink.
+pub const KINDS: &[Kind<dyn Sink>] = &[];

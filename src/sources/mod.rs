@@ -1,0 +1,6 @@
+//! Where events come from: one file, or folder, a kind.
+
+use crate::kind::{Kind, Source};
+
+/// Every kind of source.
+pub const KINDS: &[Kind<dyn Source>] = &[];

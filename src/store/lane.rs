@@ -1,0 +1,228 @@
+//! What is where: lanes, consumers and their cursors, as the writer knows them and as everybody else may see them.
+
+use super::rows::Chunk;
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+use tokio::sync::Notify;
+
+/// Fresh batches stay in memory up to this many bytes a lane, so that who keeps up never reads the disk.
+const TAIL_BYTES: usize = 2 << 20;
+
+/// A topic at one priority: a run of sequence numbers without holes.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    pub topic: Arc<str>,
+    pub priority: u8,
+    /// Where its numbers began.
+    pub start: u64,
+    /// The oldest kept.
+    pub first: u64,
+    /// The next to give out.
+    pub next: u64,
+    /// Bytes as stored; counted only where retention needs them.
+    pub bytes: u64,
+}
+
+/// How far a consumer is in a lane, and what became of what it passed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cursor {
+    pub start: u64,
+    pub seq: u64,
+    pub delivered: u64,
+    pub stopped: u64,
+    pub dead: u64,
+    pub expired: u64,
+    pub evicted: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    pub name: String,
+    /// Empty until it registers in this run: a consumer that nobody registers is kept, with what it has not passed.
+    pub topics: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    pub lanes: BTreeMap<u16, Lane>,
+    pub consumers: BTreeMap<u32, Consumer>,
+    pub cursors: BTreeMap<(u32, u16), Cursor>,
+}
+
+impl Index {
+    pub fn lane(&self, topic: &str, priority: u8) -> Option<u16> {
+        self.lanes.iter().find(|(_, l)| l.priority == priority && *l.topic == *topic).map(|(id, _)| *id)
+    }
+
+    /// Up to where every consumer has passed a lane.
+    pub fn passed(&self, lane: u16) -> u64 {
+        let next = self.lanes.get(&lane).map_or(0, |l| l.next);
+        self.cursors.iter().filter(|((_, l), _)| *l == lane).map(|(_, c)| c.seq).min().unwrap_or(next)
+    }
+}
+
+/// What became of the events of one topic, as one consumer saw them:
+/// `accepted = delivered + queued + dead + expired + evicted`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Ledger {
+    pub topic: String,
+    /// Empty where nobody reads the topic.
+    pub consumer: String,
+    /// Stored since the consumer began.
+    pub accepted: u64,
+    pub delivered: u64,
+    /// Of the delivered, how many ended in the pipeline, as its conditions say.
+    pub stopped: u64,
+    pub queued: u64,
+    pub dead: u64,
+    pub expired: u64,
+    pub evicted: u64,
+}
+
+#[derive(Default)]
+struct Tail {
+    chunks: VecDeque<Chunk>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+pub(super) struct View {
+    pub index: Index,
+    tails: HashMap<u16, Tail>,
+    waiters: HashMap<Arc<str>, Vec<Weak<Notify>>>,
+    pub commits: u64,
+    pub used: u64,
+}
+
+/// What is committed, for everybody.
+pub(super) struct Shared {
+    pub store: u64,
+    view: Mutex<View>,
+}
+
+impl Shared {
+    pub fn new(store: u64, index: Index) -> Self {
+        Shared { store, view: Mutex::new(View { index, ..View::default() }) }
+    }
+
+    pub fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn progress(&self) -> (u64, u64) {
+        let view = self.view();
+        (view.commits, view.used)
+    }
+
+    pub fn consumers(&self) -> Vec<String> {
+        self.view().index.consumers.values().map(|c| c.name.clone()).collect()
+    }
+
+    /// A signal that is given whenever one of the topics grows.
+    pub fn signal(&self, topics: &[Arc<str>]) -> Arc<Notify> {
+        let signal = Arc::new(Notify::new());
+        let mut view = self.view();
+        for topic in topics {
+            let waiters = view.waiters.entry(topic.clone()).or_default();
+            waiters.retain(|w| w.strong_count() > 0);
+            waiters.push(Arc::downgrade(&signal));
+        }
+        signal
+    }
+
+    pub fn ledger(&self) -> Vec<Ledger> {
+        let view = self.view();
+        let mut rows: BTreeMap<(String, String), Ledger> = BTreeMap::new();
+        for (id, lane) in &view.index.lanes {
+            let mut read = false;
+            for ((consumer, _), cursor) in view.index.cursors.iter().filter(|((_, l), _)| l == id) {
+                read = true;
+                let name = view.index.consumers.get(consumer).map(|c| c.name.clone()).unwrap_or_default();
+                let row = rows.entry((lane.topic.to_string(), name)).or_default();
+                row.accepted += lane.next - cursor.start;
+                row.delivered += cursor.delivered;
+                row.stopped += cursor.stopped;
+                row.queued += lane.next - cursor.seq;
+                row.dead += cursor.dead;
+                row.expired += cursor.expired;
+                row.evicted += cursor.evicted;
+            }
+            if !read {
+                let row = rows.entry((lane.topic.to_string(), String::new())).or_default();
+                row.accepted += lane.next - lane.start;
+            }
+        }
+        rows.into_iter().map(|((topic, consumer), row)| Ledger { topic, consumer, ..row }).collect()
+    }
+}
+
+impl View {
+    /// Takes over what a commit changed and keeps its batches at hand.
+    pub fn publish(&mut self, index: &Index, lanes: &[u16], cursors: &[(u32, u16)], fresh: Vec<(u16, Chunk)>) {
+        for id in lanes {
+            if let Some(lane) = index.lanes.get(id) {
+                self.index.lanes.insert(*id, lane.clone());
+            }
+        }
+        for id in cursors {
+            if let Some(cursor) = index.cursors.get(id) {
+                self.index.cursors.insert(*id, *cursor);
+            }
+        }
+        for (lane, chunk) in fresh {
+            self.tails.entry(lane).or_default().push(chunk);
+            let Some(topic) = self.index.lanes.get(&lane).map(|l| l.topic.clone()) else { continue };
+            for waiter in self.waiters.get(&topic).into_iter().flatten().filter_map(Weak::upgrade) {
+                waiter.notify_one();
+            }
+        }
+        for id in lanes {
+            if let (Some(lane), Some(tail)) = (self.index.lanes.get(id), self.tails.get_mut(id)) {
+                tail.drop_below(lane.first);
+            }
+        }
+        self.commits += 1;
+    }
+
+    /// Batches in memory from `seq` on, at most `bytes` of them and one more; `None` if `seq` must be read from disk.
+    pub fn fresh(&self, lane: u16, seq: u64, bytes: usize) -> Option<Vec<Chunk>> {
+        let tail = self.tails.get(&lane)?;
+        let at = tail.chunks.partition_point(|c| c.end() <= seq);
+        let mut sum = 0;
+        let found: Vec<Chunk> = tail
+            .chunks
+            .range(at..)
+            .take_while(|c| {
+                let take = sum < bytes;
+                sum += c.data.as_ref().map_or(0, bytes::Bytes::len);
+                take
+            })
+            .cloned()
+            .collect();
+        found.first().is_some_and(|c| c.first <= seq).then_some(found)
+    }
+}
+
+impl Tail {
+    fn push(&mut self, chunk: Chunk) {
+        self.bytes += chunk.data.as_ref().map_or(0, bytes::Bytes::len);
+        self.chunks.push_back(chunk);
+        while self.bytes > TAIL_BYTES && self.chunks.len() > 1 {
+            self.pop();
+        }
+    }
+
+    fn drop_below(&mut self, seq: u64) {
+        while self.chunks.front().is_some_and(|c| c.end() <= seq) {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(chunk) = self.chunks.pop_front() {
+            self.bytes -= chunk.data.as_ref().map_or(0, bytes::Bytes::len);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! One SQLite file in WAL mode, and the one thread that writes it.
+//!
+//! Everything that changes is a [`Step`], committed whole or not at all: what a source took in, what a consumer did with
+//! a batch, what a component wants to remember. The writer takes all steps that wait into one transaction, so one flush
+//! serves them all, and answers after it. Readers see what is committed, from memory while it is fresh.
+
+mod highest;
+mod lane;
+mod reader;
+mod rows;
+mod schema;
+mod seen;
+#[cfg(test)]
+mod tests;
+mod trim;
+mod writer;
+
+pub use lane::Ledger;
+pub use reader::{Lot, Reader};
+pub use seen::Window;
+
+use crate::event::Batch;
+use lane::Shared;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database file; `None` keeps everything in memory and loses it at the end.
+    pub path: Option<PathBuf>,
+    /// Above `high` bytes of rows, intake is refused until they are at most `low`.
+    pub high: u64,
+    pub low: u64,
+    /// Bytes of steps that may wait for the writer; who comes later waits.
+    pub waiting: usize,
+    /// How long, and how many, producers' ids are remembered.
+    pub window: Window,
+    /// By topic, what is kept after every consumer has passed it.
+    pub keep: BTreeMap<String, Keep>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            path: None,
+            high: 1 << 30,
+            low: 800 << 20,
+            waiting: 4 << 20,
+            window: Window { ms: 3_600_000, ids: 65_536 },
+            keep: BTreeMap::new(),
+        }
+    }
+}
+
+/// Retention of events that every consumer has passed: both limits hold; without any, they go at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Keep {
+    pub age: Option<Duration>,
+    /// Of bytes as written (compressed).
+    pub bytes: Option<u64>,
+}
+
+/// Why a store did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "the database has schema version {found}, this program knows {known}: install the newer program, or give another `store.path`"
+    )]
+    Newer { found: usize, known: usize },
+    #[error("the file is a database, but not one of Tidegate's: give another `store.path`")]
+    Foreign,
+    #[error("another process has the database open")]
+    Locked,
+    #[error("the database cannot be used safely: {0}")]
+    Unsafe(String),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => OpenError::Locked,
+            _ => OpenError::Sqlite(error),
+        }
+    }
+}
+
+/// Why a step was not committed. Nothing of it is visible; it may be tried again.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The disk mark is passed or the disk is full; consumers may still commit.
+    #[error("the store is full")]
+    Full,
+    /// One step is larger than all that may wait.
+    #[error("{size} bytes at once are more than the {limit} that may wait for the disk")]
+    TooLarge { size: usize, limit: usize },
+    /// The disk failed; whether the step is on it is unknown, but nobody was told that it is.
+    #[error("the disk failed: {0}")]
+    Failed(String),
+    /// The gateway is stopping.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// What one writer of the store did, committed whole or not at all.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Events for topics, at a priority.
+    pub appends: Vec<Append>,
+    /// Cursors that go forward.
+    pub moves: Vec<Move>,
+    /// Events that are set aside with a reason.
+    pub dead: Vec<Dead>,
+    /// What components remember; `None` deletes.
+    pub state: Vec<Put>,
+    /// Times, in milliseconds since 1970, at which a component wants to be called; `None` deletes.
+    pub timers: Vec<(String, Vec<u8>, Option<i64>)>,
+}
+
+/// Events for a topic.
+#[derive(Debug)]
+pub struct Append {
+    pub topic: Arc<str>,
+    pub priority: u8,
+    pub batch: Batch,
+}
+
+/// A consumer is done with the events of a lane from its cursor up to, not including, `to`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Move {
+    pub consumer: u32,
+    pub lane: u16,
+    pub to: u64,
+    /// Of these, how many went to the dead letters, were passed over by retention or a limit; the rest was delivered.
+    pub dead: u64,
+    pub evicted: u64,
+    /// Of the delivered, how many ended in the pipeline.
+    pub stopped: u64,
+}
+
+/// An event that nobody could do anything with.
+#[derive(Clone, Debug)]
+pub struct Dead {
+    pub consumer: String,
+    pub topic: String,
+    pub seq: u64,
+    pub event: String,
+    pub reason: String,
+    /// The event with its envelope, JSON; or the bytes of a broken batch.
+    pub body: Vec<u8>,
+}
+
+/// A remembered value.
+#[derive(Clone, Debug)]
+pub struct Put {
+    pub owner: String,
+    pub key: Vec<u8>,
+    pub value: Option<Vec<u8>>,
+}
+
+/// Where a committed append lies.
+#[derive(Clone, Debug, Default)]
+pub struct Placed {
+    store: u64,
+    pub lane: u16,
+    /// Sequence number of the first event that was stored.
+    pub first: u64,
+    pub count: u32,
+    /// Indexes of events that were stored before with the same id and body: accepted, not stored again.
+    pub repeats: Vec<u32>,
+    /// Indexes of events whose id was used before with another body: they went to the dead letters.
+    pub conflicts: Vec<u32>,
+}
+
+impl Placed {
+    /// The id of the event at an index of the batch that brought no id of its own.
+    pub fn made_id(&self, index: u32) -> String {
+        let before = self.repeats.iter().chain(&self.conflicts).filter(|i| **i < index).count() as u64;
+        let seq = self.first + u64::from(index) - before;
+        crate::event::Id::Made { store: self.store, lane: self.lane, seq }.text().into_owned()
+    }
+}
+
+/// Where a new consumer begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Oldest,
+    Newest,
+}
+
+enum Request {
+    Commit {
+        step: Step,
+        permit: Option<OwnedSemaphorePermit>,
+        reply: oneshot::Sender<Result<Vec<Placed>, Refusal>>,
+    },
+    /// Need not be on disk before anybody is told: rides with the next commit, or an idle one.
+    Ride(Step),
+    Consumer {
+        name: String,
+        topics: Vec<Arc<str>>,
+        start: Start,
+        reply: oneshot::Sender<Result<u32, Refusal>>,
+    },
+    Forget {
+        name: String,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    Read(rows::Read),
+    Close(oneshot::Sender<()>),
+}
+
+/// A handle to the store; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    reads: mpsc::Sender<rows::Read>,
+    waiting: Arc<Semaphore>,
+    limit: usize,
+}
+
+impl Store {
+    /// Opens the store and starts its writer. A file that cannot be read is moved aside and a fresh one begun, with a
+    /// line in the log; a newer, a foreign or a locked one is refused untouched.
+    pub fn open(options: Options) -> Result<Store, OpenError> {
+        let limit = options.waiting.clamp(64 << 10, u32::MAX as usize);
+        let path = options.path.clone();
+        let (writer, requests) = writer::start(options)?;
+        let reads = match path {
+            Some(path) => rows::start(&path)?,
+            None => rows::through(requests.clone()),
+        };
+        Ok(Store { shared: writer, requests, reads, waiting: Arc::new(Semaphore::new(limit)), limit })
+    }
+
+    /// Commits a step and answers when it is on disk: where each of its appends lies. Waits while too many bytes wait.
+    pub async fn commit(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
+        let size = 256 + step.appends.iter().map(|a| a.batch.bytes()).sum::<usize>();
+        if size > self.limit {
+            return Err(Refusal::TooLarge { size, limit: self.limit });
+        }
+        let permit = self.waiting.clone().acquire_many_owned(size as u32).await.map_err(|_| Refusal::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Commit { step, permit: Some(permit), reply })?;
+        answer.await.map_err(|_| Refusal::Closed)?
+    }
+
+    /// Hands over a step that rides with the next commit, at the latest after 200 ms. For acknowledgements: if they are
+    /// lost, events are delivered again. Its appends and state are committed too, but nobody is told.
+    pub fn ride(&self, step: Step) -> Result<(), Refusal> {
+        self.send(Request::Ride(step))
+    }
+
+    /// Registers a consumer of topics, or finds it again; its cursors hold what it has not passed.
+    pub async fn consumer(&self, name: &str, topics: &[Arc<str>], start: Start) -> Result<u32, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Consumer { name: name.to_owned(), topics: topics.to_vec(), start, reply })?;
+        answer.await.map_err(|_| Refusal::Closed)?
+    }
+
+    /// Drops a consumer and its cursors: what only it had not passed is free to go.
+    pub async fn forget(&self, name: &str) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Forget { name: name.to_owned(), reply })?;
+        answer.await.map_err(|_| Refusal::Closed)?
+    }
+
+    /// A reader at the consumer's cursors.
+    pub fn reader(&self, consumer: u32, topics: &[Arc<str>]) -> Reader {
+        Reader::at_cursors(self.shared.clone(), self.reads.clone(), consumer, topics)
+    }
+
+    /// A reader that begins after what is stored now and holds nothing back.
+    pub fn tail(&self, topics: &[Arc<str>]) -> Reader {
+        Reader::at_end(self.shared.clone(), self.reads.clone(), topics)
+    }
+
+    /// What an owner remembers under keys with this prefix, in order of the keys; at most `limit` of them.
+    pub async fn state(&self, owner: &str, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+        rows::state(&self.reads, owner, prefix, limit).await
+    }
+
+    /// An owner's timers, the earliest first; at most `limit` of them.
+    pub async fn timers(&self, owner: &str, limit: usize) -> Result<Vec<(Vec<u8>, i64)>, Refusal> {
+        rows::timers(&self.reads, owner, limit).await
+    }
+
+    /// The dead letters from the newest back; at most `limit` of them.
+    pub async fn dead(&self, limit: usize) -> Result<Vec<Dead>, Refusal> {
+        rows::dead(&self.reads, limit).await
+    }
+
+    /// What became of every event, by topic and consumer.
+    pub fn ledger(&self) -> Vec<Ledger> {
+        self.shared.ledger()
+    }
+
+    /// Number of commits since the start, and bytes of rows in use.
+    pub fn progress(&self) -> (u64, u64) {
+        self.shared.progress()
+    }
+
+    /// Names of all registered consumers.
+    pub fn consumers(&self) -> Vec<String> {
+        self.shared.consumers()
+    }
+
+    /// Commits what rides, checkpoints and closes the file. Later calls answer `Closed`.
+    pub async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.send(Request::Close(reply)).is_ok() {
+            answer.await.ok();
+        }
+    }
+
+    fn send(&self, request: Request) -> Result<(), Refusal> {
+        self.requests.send(request).map_err(|_| Refusal::Closed)
+    }
+}

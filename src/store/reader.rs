@@ -1,0 +1,185 @@
+//! Reads topics in order: from memory while it keeps up, from disk when it lags.
+
+use super::{
+    Refusal,
+    lane::Shared,
+    rows::{self, Chunk, Read},
+};
+use crate::event::{
+    Event,
+    batch::{Pause, Place, Records},
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, mpsc},
+};
+use tokio::sync::Notify;
+
+/// Events that follow one another in one lane.
+#[derive(Debug)]
+pub struct Lot {
+    pub lane: u16,
+    /// Sequence number of the first, and the one after the last.
+    pub from: u64,
+    pub to: u64,
+    pub events: Vec<Event>,
+    /// The stored bytes of a batch whose CRC does not fit; then there are no events.
+    pub broken: Option<Vec<u8>>,
+}
+
+struct Position {
+    place: Place,
+    next: u64,
+    ahead: VecDeque<Chunk>,
+    /// Where the first of `ahead` was left, if it was begun.
+    pause: Option<Pause>,
+}
+
+/// A position in each lane of some topics.
+pub struct Reader {
+    shared: Arc<Shared>,
+    reads: mpsc::Sender<Read>,
+    topics: Vec<Arc<str>>,
+    /// `None` for one that began at the end and holds nothing back.
+    consumer: Option<u32>,
+    lanes: BTreeMap<u16, Position>,
+    signal: Arc<Notify>,
+}
+
+impl Reader {
+    pub(super) fn at_cursors(
+        shared: Arc<Shared>,
+        reads: mpsc::Sender<Read>,
+        consumer: u32,
+        topics: &[Arc<str>],
+    ) -> Self {
+        Self::new(shared, reads, Some(consumer), topics)
+    }
+
+    pub(super) fn at_end(shared: Arc<Shared>, reads: mpsc::Sender<Read>, topics: &[Arc<str>]) -> Self {
+        let mut reader = Self::new(shared, reads, None, topics);
+        reader.find_lanes(true);
+        reader
+    }
+
+    fn new(shared: Arc<Shared>, reads: mpsc::Sender<Read>, consumer: Option<u32>, topics: &[Arc<str>]) -> Self {
+        let signal = shared.signal(topics);
+        Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), signal }
+    }
+
+    /// The next events, at most `max` of them and about `bytes`; waits until there is one. Higher priorities first.
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self, max: usize, bytes: usize) -> Result<Lot, Refusal> {
+        loop {
+            if let Some(lot) = self.poll(max, bytes).await? {
+                return Ok(lot);
+            }
+            let signal = self.signal.clone();
+            signal.notified().await;
+        }
+    }
+
+    /// The next events if there are any.
+    pub async fn poll(&mut self, max: usize, bytes: usize) -> Result<Option<Lot>, Refusal> {
+        self.find_lanes(false);
+        let Some(lane) = self.waiting_lane() else { return Ok(None) };
+        let Some(position) = self.lanes.get(&lane) else { return Ok(None) };
+        if position.ahead.is_empty() {
+            let seq = position.next;
+            let fresh = self.shared.view().fresh(lane, seq, bytes);
+            let chunks = match fresh {
+                Some(chunks) => chunks,
+                None => rows::batches(&self.reads, lane, seq).await?,
+            };
+            let Some(position) = self.lanes.get_mut(&lane) else { return Ok(None) };
+            // Retention, or a limit, passed over what was between.
+            let oldest = self.shared.view().index.lanes.get(&lane).map_or(seq, |l| l.first);
+            position.next = chunks.first().map_or(oldest, |c| c.first).max(seq);
+            position.ahead = chunks.into();
+        }
+        Ok(self.lanes.get_mut(&lane).and_then(|position| position.take(lane, max, bytes)))
+    }
+
+    /// Whether nothing is left to read.
+    pub fn at_rest(&mut self) -> bool {
+        self.find_lanes(false);
+        self.waiting_lane().is_none()
+    }
+
+    /// Where the reader stands in a lane: events before this were handed out.
+    pub fn position(&self, lane: u16) -> Option<u64> {
+        self.lanes.get(&lane).map(|p| p.next)
+    }
+
+    /// Lanes and positions, for a consumer that commits its cursors on its own.
+    pub fn positions(&self) -> impl Iterator<Item = (u16, u64)> {
+        self.lanes.iter().map(|(lane, p)| (*lane, p.next))
+    }
+
+    /// The lane to read next: something is there, and no lane of higher priority has anything.
+    fn waiting_lane(&self) -> Option<u16> {
+        let view = self.shared.view();
+        self.lanes
+            .iter()
+            .filter(|(id, p)| view.index.lanes.get(id).is_some_and(|l| l.next > p.next))
+            .max_by_key(|(id, p)| (p.place.priority, std::cmp::Reverse(**id)))
+            .map(|(id, _)| *id)
+    }
+
+    /// Takes up lanes that appeared: at the consumer's cursor, or at their beginning, or (at the start of a tail) end.
+    fn find_lanes(&mut self, at_end: bool) {
+        let view = self.shared.view();
+        for (id, lane) in &view.index.lanes {
+            if self.lanes.contains_key(id) || !self.topics.contains(&lane.topic) {
+                continue;
+            }
+            let cursor = self.consumer.and_then(|c| view.index.cursors.get(&(c, *id))).map(|c| c.seq);
+            let next = cursor.unwrap_or(if at_end { lane.next } else { lane.first });
+            let place =
+                Place { store: self.shared.store, lane: *id, topic: lane.topic.clone(), priority: lane.priority };
+            self.lanes.insert(*id, Position { place, next, ahead: VecDeque::new(), pause: None });
+        }
+    }
+}
+
+impl Position {
+    fn take(&mut self, lane: u16, max: usize, bytes: usize) -> Option<Lot> {
+        let mut lot = Lot { lane, from: self.next, to: self.next, events: Vec::new(), broken: None };
+        let mut size = 0;
+        while let Some(chunk) = self.ahead.front() {
+            let data = match &chunk.data {
+                Ok(data) => data,
+                Err(_) if !lot.events.is_empty() => break,
+                Err(stored) => {
+                    lot.to = chunk.end();
+                    lot.broken = Some(stored.clone());
+                    self.ahead.pop_front();
+                    break;
+                }
+            };
+            let mut records = match self.pause.take() {
+                Some(pause) => Records::resume(data, &self.place, pause),
+                None => Records::new(data, &self.place, chunk.first),
+            };
+            if records.skip_to(lot.to).is_none() {
+                lot.to = chunk.end();
+            }
+            while lot.to < chunk.end() && lot.events.len() < max && size < bytes {
+                let Some(event) = records.next() else {
+                    lot.to = chunk.end(); // cannot happen while the CRC holds; never loop on it
+                    break;
+                };
+                size += event.body.size() + event.meta.len();
+                lot.to = records.seq();
+                lot.events.push(event);
+            }
+            if lot.to < chunk.end() {
+                self.pause = Some(records.pause());
+                break;
+            }
+            self.ahead.pop_front();
+        }
+        self.next = lot.to;
+        (lot.to > lot.from).then_some(lot)
+    }
+}

@@ -1,0 +1,137 @@
+//! The file: how it is opened, what is in it, how an older one is brought up to date and a newer one refused.
+
+use super::OpenError;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use std::path::{Path, PathBuf};
+
+/// "TIDE": tells our files from other SQLite databases.
+const APPLICATION_ID: i64 = 0x5449_4445;
+/// 2048 wrote the fewest bytes per event of 1024 to 16384 (measured on ext4).
+const PAGE_SIZE: i64 = 2048;
+/// The WAL is checkpointed from 8 MiB on: below, checkpoints cost flushes; above, recovery after a power cut takes longer.
+const WAL_PAGES: i64 = 8 * 1024 * 1024 / PAGE_SIZE;
+
+/// Each entry brings a file from the version of its index to the next. Never change one that was released.
+const MIGRATIONS: &[&str] = &["
+    -- A lane is a topic at one priority. `first` is the oldest sequence number kept, `next` is exact only when the
+    -- lane is empty: otherwise the last batch tells. `start` is where its numbers began.
+    CREATE TABLE lane (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, priority INTEGER NOT NULL, start INTEGER NOT NULL,
+        first INTEGER NOT NULL, next INTEGER NOT NULL, UNIQUE (topic, priority));
+    -- id = lane << 48 | first sequence number; at = intake of the first event, ms; size = bytes before compression;
+    -- crc = CRC-32 over id, count, size and body as stored.
+    CREATE TABLE batch (id INTEGER PRIMARY KEY, count INTEGER NOT NULL, at INTEGER NOT NULL, size INTEGER NOT NULL,
+        crc INTEGER NOT NULL, body BLOB NOT NULL);
+    CREATE TABLE consumer (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    -- id = consumer << 16 | lane; seq = the next to read; the counters are the ledger.
+    CREATE TABLE cursor (id INTEGER PRIMARY KEY, start INTEGER NOT NULL, seq INTEGER NOT NULL, delivered INTEGER NOT NULL,
+        stopped INTEGER NOT NULL, dead INTEGER NOT NULL, expired INTEGER NOT NULL, evicted INTEGER NOT NULL);
+    -- What components remember: state of processes, MQTT sessions, retained messages.
+    CREATE TABLE state (owner TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (owner, key));
+    CREATE TABLE timer (owner TEXT NOT NULL, key BLOB NOT NULL, due INTEGER NOT NULL, PRIMARY KEY (owner, key));
+    CREATE TABLE dead (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, consumer TEXT NOT NULL, topic TEXT NOT NULL,
+        seq INTEGER NOT NULL, event TEXT NOT NULL, reason TEXT NOT NULL, body BLOB NOT NULL);
+    -- One row per commit that took in events with a producer's id: 12 bytes each, see `seen`.
+    CREATE TABLE seen (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, marks BLOB NOT NULL);
+    CREATE TABLE boot (n INTEGER PRIMARY KEY, id TEXT NOT NULL, at INTEGER NOT NULL);
+    -- store: the random number in made ids; base: where the numbers of a new lane begin.
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
+"];
+
+/// Opens the writer's connection and brings the file up to date.
+pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
+    let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    let fresh = db.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get::<_, i64>(0))? == 0;
+    if fresh {
+        db.pragma_update(None, "page_size", PAGE_SIZE)?;
+        db.pragma_update(None, "application_id", APPLICATION_ID)?;
+    } else if pragma(&db, "application_id")? != APPLICATION_ID {
+        return Err(OpenError::Foreign);
+    }
+    let version = usize::try_from(pragma(&db, "user_version")?).unwrap_or(usize::MAX);
+    if version > MIGRATIONS.len() {
+        return Err(OpenError::Newer { found: version, known: MIGRATIONS.len() });
+    }
+    if path.is_some() {
+        db.query_row("PRAGMA journal_mode=WAL", [], |r| r.get::<_, String>(0))?;
+    }
+    tune(&db)?;
+    db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+    // -n is KiB: the writer's cache holds the pages of a few commits and the tail of the B-tree.
+    db.pragma_update(None, "cache_size", -2048)?;
+    for (at, sql) in MIGRATIONS.iter().enumerate().skip(version) {
+        let step = db.transaction()?;
+        step.execute_batch(sql)?;
+        step.pragma_update(None, "user_version", at as i64 + 1)?;
+        step.commit()?;
+    }
+    if path.is_some() {
+        read_back(&db)?;
+    }
+    Ok(db)
+}
+
+/// Opens a second connection of this process that only reads.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    let db = connect(Some(path), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    tune(&db)?;
+    db.pragma_update(None, "cache_size", -256)?;
+    Ok(db)
+}
+
+/// `unix-excl` keeps the WAL's index in our heap: no memory map (a full disk would be a SIGBUS), no other process.
+fn connect(path: Option<&Path>, flags: OpenFlags) -> Result<Connection, OpenError> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = match path {
+        Some(path) => Connection::open_with_flags_and_vfs(path, flags, c"unix-excl")?,
+        None => Connection::open_in_memory()?,
+    };
+    Ok(db)
+}
+
+fn tune(db: &Connection) -> Result<(), OpenError> {
+    for (name, value) in [
+        ("synchronous", 2), // FULL: in WAL mode NORMAL loses what was acknowledged at a power cut
+        ("mmap_size", 0),
+        ("temp_store", 2),
+        ("cell_size_check", 1),
+        ("trusted_schema", 0),
+    ] {
+        // Some pragmas answer with a row, some with none.
+        db.query_row(&format!("PRAGMA {name}={value}"), [], |_| Ok(())).optional()?;
+    }
+    Ok(())
+}
+
+/// What acknowledging rests on is read back, since SQLite ignores what it does not like.
+fn read_back(db: &Connection) -> Result<(), OpenError> {
+    let mode: String = db.query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
+    let synchronous = pragma(db, "synchronous")?;
+    if mode != "wal" || synchronous != 2 {
+        return Err(OpenError::Unsafe(format!("journal_mode is {mode}, synchronous is {synchronous}")));
+    }
+    Ok(())
+}
+
+fn pragma(db: &Connection, name: &str) -> rusqlite::Result<i64> {
+    db.query_row(&format!("PRAGMA {name}"), [], |r| r.get(0))
+}
+
+/// Bytes in use by rows, free pages not counted.
+pub(super) fn used(db: &Connection) -> rusqlite::Result<u64> {
+    let pages = pragma(db, "page_count")? - pragma(db, "freelist_count")?;
+    Ok((pages * pragma(db, "page_size")?).unsigned_abs())
+}
+
+/// Moves an unreadable database aside, all its files together, so that a fresh one can serve. Gives the new place.
+pub(super) fn set_aside(path: &Path, wall_ms: i64) -> std::io::Result<PathBuf> {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let folder = path.with_file_name(format!("{name}-unreadable-{wall_ms}"));
+    std::fs::create_dir_all(&folder)?;
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let from = path.with_file_name(format!("{name}{suffix}"));
+        if from.exists() {
+            std::fs::rename(&from, folder.join(format!("{name}{suffix}")))?;
+        }
+    }
+    Ok(folder)
+}

@@ -1,0 +1,148 @@
+//! What every consumer has passed goes, when retention allows; the WAL is folded in; the disk mark is watched.
+
+use super::{
+    Keep, Options,
+    lane::{Index, View},
+    rows::{key, seq_of},
+    schema,
+};
+use rusqlite::{Connection, params};
+use std::time::{Duration, Instant};
+
+/// Rows looked at in one go, a lane: bounds how long one commit takes.
+const ROWS: i64 = 512;
+/// A lane is trimmed in this many milliseconds again at the earliest: fewer, larger deletes dirty fewer pages.
+const PAUSE_MS: u128 = 100;
+/// Without load, the WAL is folded in this long after the last commit but one.
+const CHECKPOINT: Duration = Duration::from_secs(60);
+/// The disk mark is looked at every so many milliseconds.
+const LOOK_MS: u128 = 100;
+
+#[derive(Default)]
+pub(super) struct Trimmer {
+    trimmed: Option<Instant>,
+    looked: Option<Instant>,
+    folded: Option<Instant>,
+    commits_folded: u64,
+    commits: u64,
+}
+
+fn older(than_ms: u128, then: Option<Instant>) -> bool {
+    then.is_none_or(|then| then.elapsed().as_millis() >= than_ms)
+}
+
+impl Trimmer {
+    /// Deletes, in the open transaction, rows of these lanes that everybody passed.
+    pub fn trim(
+        &mut self,
+        db: &Connection,
+        index: &mut Index,
+        options: &Options,
+        lanes: &[u16],
+        now: i64,
+    ) -> rusqlite::Result<()> {
+        if !older(PAUSE_MS, self.trimmed) {
+            return Ok(());
+        }
+        for id in lanes {
+            let passed = index.passed(*id);
+            let Some(lane) = index.lanes.get_mut(id).filter(|l| passed > l.first) else { continue };
+            let keep = options.keep.get(&*lane.topic).copied().unwrap_or_default();
+            let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now)? else { continue };
+            db.prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
+                .execute(params![key(*id, 0), key(*id, end - 1)])?;
+            lane.first = end;
+            lane.bytes = lane.bytes.saturating_sub(bytes);
+            db.prepare_cached("UPDATE lane SET first = ?2, next = ?3 WHERE id = ?1")?.execute(params![
+                id,
+                end as i64,
+                lane.next as i64
+            ])?;
+        }
+        self.trimmed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Whether a trim at rest would find something: some lane holds what everybody passed.
+    pub fn due(&self, index: &Index, options: &Options, _now: i64) -> bool {
+        let kept = |topic: &str| options.keep.get(topic).is_some_and(|k| k.age.is_some() || k.bytes.is_some());
+        let wait = |topic: &str| if kept(topic) { 60_000 } else { PAUSE_MS };
+        index.lanes.iter().any(|(id, l)| index.passed(*id) > l.first && older(wait(&l.topic), self.trimmed))
+    }
+
+    /// After a commit: how much is in use, and whether that is too much.
+    pub fn note(&mut self, view: &mut View, db: &Connection, options: &Options, full: &mut bool) {
+        self.commits += 1;
+        if !older(LOOK_MS, self.looked) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let Ok(used) = schema::used(db) else { return };
+        view.used = used;
+        let now_full = if *full { used > options.low } else { used > options.high };
+        if now_full != *full {
+            *full = now_full;
+            if now_full {
+                log::warn!("store: {used} bytes are over the mark of {}: intake is refused", options.high);
+            } else {
+                log::info!("store: down to {used} bytes: intake is open again");
+            }
+        }
+    }
+
+    /// Folds the WAL into the database when there was no load for a while: a short WAL is soon read after a power cut.
+    pub fn checkpoint(&mut self, db: &Connection) {
+        let since = *self.folded.get_or_insert_with(Instant::now);
+        if since.elapsed() < CHECKPOINT {
+            return;
+        }
+        self.folded = Some(Instant::now());
+        if self.commits != self.commits_folded {
+            self.commits_folded = self.commits;
+            if let Err(error) = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+                log::warn!("store: checkpoint failed: {error}");
+            }
+        }
+    }
+}
+
+/// Up to which sequence number rows may go, and their bytes.
+fn droppable(
+    db: &Connection,
+    lane: u16,
+    first: u64,
+    passed: u64,
+    mut held: u64,
+    keep: Keep,
+    now: i64,
+) -> rusqlite::Result<Option<(u64, u64)>> {
+    let age = keep.age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+    let mut query = db.prepare_cached(
+        "SELECT id, count, at, length(body) FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let mut rows = query.query(params![key(lane, first), key(lane, passed), ROWS])?;
+    let (mut end, mut bytes) = (None, 0);
+    while let Some(row) = rows.next()? {
+        let (id, count, at, len): (i64, i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let (row_end, len) = (seq_of(id) + count.unsigned_abs(), len.unsigned_abs());
+        let kept = match (age, keep.bytes) {
+            (None, None) => false,
+            (age, limit) => {
+                age.is_none_or(|age| at.saturating_add(age) > now) && limit.is_none_or(|limit| held <= limit)
+            }
+        };
+        if row_end > passed || kept {
+            break;
+        }
+        end = Some(row_end);
+        bytes += len;
+        held = held.saturating_sub(len);
+    }
+    Ok(end.map(|end| (end, bytes)))
+}
+
+/// Bytes that a lane's rows hold.
+pub(super) fn bytes(db: &Connection, lane: u16) -> rusqlite::Result<u64> {
+    let sum = "SELECT coalesce(sum(length(body)), 0) FROM batch WHERE id BETWEEN ?1 AND ?2";
+    db.query_row(sum, params![key(lane, 0), key(lane, u64::MAX)], |r| r.get::<_, i64>(0)).map(i64::unsigned_abs)
+}

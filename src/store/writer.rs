@@ -1,0 +1,619 @@
+//! The one thread that writes. It takes everything that waits into one transaction, commits, then answers.
+
+use super::{
+    Dead, Keep, OpenError, Options, Placed, Refusal, Request, Start, Step,
+    highest::Highest,
+    lane::{Consumer, Cursor, Index, Lane, Shared},
+    rows::{Chunk, ROW_BYTES, crc, key},
+    schema,
+    seen::{Seen, Verdict},
+    trim,
+};
+use crate::{
+    clock,
+    event::{Batch, batch::put_stamp},
+};
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, params};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// A step that rides is on disk at the latest after this.
+const RIDE: Duration = Duration::from_millis(200);
+/// Steps taken into one transaction, at most: bounds what one failure takes back.
+const GROUP: usize = 4096;
+/// Dead letters beyond this many are dropped, the oldest first.
+const MAX_DEAD: i64 = 10_000;
+
+type Reply = oneshot::Sender<Result<Vec<Placed>, Refusal>>;
+
+pub(super) struct Writer {
+    db: Connection,
+    options: Options,
+    shared: Arc<Shared>,
+    /// What is on disk and in the open transaction. After a failure it is read again.
+    index: Index,
+    seen: Seen,
+    highest: Highest,
+    base: u64,
+    full: bool,
+    riding: Vec<Step>,
+    ride_since: Option<Instant>,
+    trimmer: trim::Trimmer,
+    open: Open,
+}
+
+/// What the open transaction has changed.
+#[derive(Default)]
+struct Open {
+    rows: BTreeMap<u16, Row>,
+    fresh: Vec<(u16, Chunk)>,
+    lanes: BTreeSet<u16>,
+    cursors: BTreeSet<(u32, u16)>,
+}
+
+/// A batch row that still grows.
+struct Row {
+    first: u64,
+    count: u32,
+    data: Vec<u8>,
+    stamped_now: bool,
+}
+
+/// Opens the file, reads what it holds and starts the thread.
+pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Request>), OpenError> {
+    let path = options.path.as_deref();
+    let mut highest = Highest::open(path)?;
+    let db = match schema::open(path).and_then(|db| load(&db, &options).map(|_| db)) {
+        Ok(db) => db,
+        Err(OpenError::Sqlite(error)) if unreadable(&error) => {
+            let path = path.ok_or(OpenError::Sqlite(error))?;
+            let folder = schema::set_aside(path, clock::wall_ms())?;
+            log::error!(
+                "store: the database cannot be read; it was moved to `{}` and a fresh one begun",
+                folder.display()
+            );
+            schema::open(Some(path))?
+        }
+        Err(error) => return Err(error),
+    };
+    let (store, base) = identity(&db, &highest)?;
+    highest.cover(base)?;
+    let (index, seen) = load(&db, &options)?;
+    let boot = register_boot(&db)?;
+    clock::set_boot(boot);
+    let shared = Arc::new(Shared::new(store, index.clone()));
+    let (send, receive) = mpsc::channel();
+    let trimmer = trim::Trimmer::default();
+    let writer = Writer {
+        db,
+        options,
+        shared: shared.clone(),
+        index,
+        seen,
+        highest,
+        base,
+        full: false,
+        riding: Vec::new(),
+        ride_since: None,
+        trimmer,
+        open: Open::default(),
+    };
+    thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&receive))?;
+    Ok((shared, send))
+}
+
+fn unreadable(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// The store's random number, and where the numbers of new lanes begin: above all that a lost database gave out.
+fn identity(db: &Connection, highest: &Highest) -> Result<(u64, u64), OpenError> {
+    let fresh = fastrand::i64(1..=i64::MAX);
+    db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('store', ?1)", [fresh])?;
+    let base = i64::try_from(highest.bound().max(1)).unwrap_or(i64::MAX);
+    db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('base', ?1)", [base])?;
+    let read = |key: &str| db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get::<_, i64>(0));
+    Ok((read("store")?.unsigned_abs(), read("base")?.unsigned_abs()))
+}
+
+fn register_boot(db: &Connection) -> Result<u32, OpenError> {
+    db.execute("INSERT INTO boot (id, at) VALUES (?1, ?2)", params![clock::boot_id(), clock::wall_ms()])?;
+    let n = db.last_insert_rowid();
+    // A gateway that restarts every minute for a year makes half a million rows; events older than that are gone.
+    db.execute("DELETE FROM boot WHERE n <= ?1", [n - 100_000])?;
+    Ok(u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), OpenError> {
+    let mut index = Index::default();
+    let mut query = db.prepare("SELECT id, topic, priority, start, first, next FROM lane")?;
+    let mut rows = query.query([])?;
+    while let Some(r) = rows.next()? {
+        let id: u16 = r.get(0)?;
+        let topic: String = r.get(1)?;
+        let number = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
+        let (start, first, mut next) = (number(3)?, number(4)?, number(5)?);
+        let last = db
+            .prepare_cached("SELECT id, count FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 1")?
+            .query_row(params![key(id, 0), key(id, u64::MAX)], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?)));
+        match last {
+            Ok((key, count)) => next = next.max(super::rows::seq_of(key) + count.unsigned_abs()),
+            Err(rusqlite::Error::QueryReturnedNoRows) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let bytes = match options.keep.get(&topic) {
+            Some(Keep { bytes: Some(_), .. }) => trim::bytes(db, id)?,
+            _ => 0,
+        };
+        index.lanes.insert(id, Lane { topic: topic.into(), priority: r.get(2)?, start, first, next, bytes });
+    }
+    let mut query = db.prepare("SELECT id, name FROM consumer")?;
+    let mut rows = query.query([])?;
+    while let Some(r) = rows.next()? {
+        index.consumers.insert(r.get(0)?, Consumer { name: r.get(1)?, topics: Vec::new() });
+    }
+    let mut query = db.prepare("SELECT id, start, seq, delivered, stopped, dead, expired, evicted FROM cursor")?;
+    let mut rows = query.query([])?;
+    while let Some(r) = rows.next()? {
+        let id: i64 = r.get(0)?;
+        let n = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
+        let cursor = Cursor {
+            start: n(1)?,
+            seq: n(2)?,
+            delivered: n(3)?,
+            stopped: n(4)?,
+            dead: n(5)?,
+            expired: n(6)?,
+            evicted: n(7)?,
+        };
+        index.cursors.insert(((id >> 16) as u32, id as u16), cursor);
+    }
+    Ok((index, Seen::load(db, options.window)?))
+}
+
+impl Writer {
+    fn run(mut self, requests: &mpsc::Receiver<Request>) {
+        loop {
+            let wait = self.ride_since.map_or(Duration::from_secs(1), |since| RIDE.saturating_sub(since.elapsed()));
+            let mut group = match requests.recv_timeout(wait) {
+                Ok(request) => vec![request],
+                Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.finish(),
+            };
+            while group.len() < GROUP
+                && let Ok(request) = requests.try_recv()
+            {
+                group.push(request);
+            }
+            if let Some(closed) = self.serve(group) {
+                self.finish();
+                closed.send(()).ok();
+                return;
+            }
+        }
+    }
+
+    /// Commits what waits, then does what is not a step. Gives the reply to a close.
+    fn serve(&mut self, group: Vec<Request>) -> Option<oneshot::Sender<()>> {
+        let (mut steps, mut rest) = (Vec::new(), Vec::new());
+        for request in group {
+            match request {
+                Request::Commit { step, permit, reply } => steps.push((step, permit, reply)),
+                Request::Ride(step) => {
+                    self.ride_since.get_or_insert_with(Instant::now);
+                    self.riding.push(step);
+                }
+                other => rest.push(other),
+            }
+        }
+        let ride_is_due = self.ride_since.is_some_and(|since| since.elapsed() >= RIDE) || self.riding.len() >= GROUP;
+        if !steps.is_empty() || ride_is_due {
+            self.commit(steps);
+        } else if rest.is_empty() && self.ride_since.is_none() {
+            self.rest();
+        }
+        for request in rest {
+            match request {
+                Request::Consumer { name, topics, start, reply } => {
+                    let done = self.alone(|w| w.register(&name, &topics, start));
+                    reply.send(done).ok();
+                }
+                Request::Forget { name, reply } => {
+                    let done = self.alone(|w| w.forget(&name));
+                    reply.send(done).ok();
+                }
+                Request::Read(read) => read.run(&self.db),
+                Request::Close(reply) => return Some(reply),
+                Request::Commit { .. } | Request::Ride(_) => {}
+            }
+        }
+        None
+    }
+
+    /// One transaction for all of them: riding steps first, since they are older.
+    fn commit(&mut self, steps: Vec<(Step, Option<OwnedSemaphorePermit>, Reply)>) {
+        let riding = std::mem::take(&mut self.riding);
+        self.ride_since = None;
+        let mut answers: Vec<Result<Vec<Placed>, Refusal>> = Vec::with_capacity(steps.len());
+        let result = self.transaction(|writer| {
+            for step in &riding {
+                writer.apply(step)?;
+            }
+            for (step, ..) in &steps {
+                let intake = step.moves.is_empty() && !step.appends.is_empty();
+                answers.push(if writer.full && intake { Err(Refusal::Full) } else { Ok(writer.apply(step)?) });
+            }
+            Ok(())
+        });
+        if let Err(refusal) = result {
+            answers = steps.iter().map(|_| Err(refusal.clone())).collect();
+            if !riding.is_empty() {
+                self.ride_since = Some(Instant::now());
+                self.riding = riding;
+            }
+        }
+        for ((_, permit, reply), answer) in steps.into_iter().zip(answers) {
+            drop(permit);
+            reply.send(answer).ok();
+        }
+    }
+
+    /// A request that is no step, in a transaction of its own.
+    fn alone<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
+        let mut value = None;
+        self.transaction(|writer| {
+            value = Some(work(writer)?);
+            Ok(())
+        })?;
+        value.ok_or(Refusal::Closed)
+    }
+
+    /// Begins, works, writes what is open, commits and publishes; or takes everything back.
+    fn transaction(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<()>) -> Result<(), Refusal> {
+        let now = clock::wall_ms();
+        let result = self
+            .db
+            .prepare_cached("BEGIN IMMEDIATE")
+            .and_then(|mut s| s.execute([]))
+            .and_then(|_| work(self))
+            .and_then(|()| self.flush(now))
+            .and_then(|()| self.db.prepare_cached("COMMIT")?.execute([]));
+        let open = std::mem::take(&mut self.open);
+        if let Err(error) = result {
+            self.seen.forget();
+            self.take_back(&error);
+            return Err(if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+                Refusal::Full
+            } else {
+                Refusal::Failed(error.to_string())
+            });
+        }
+        self.seen.settle(now);
+        let (lanes, cursors): (Vec<_>, Vec<_>) = (open.lanes.into_iter().collect(), open.cursors.into_iter().collect());
+        let mut view = self.shared.view();
+        view.publish(&self.index, &lanes, &cursors, open.fresh);
+        self.trimmer.note(&mut view, &self.db, &self.options, &mut self.full);
+        Ok(())
+    }
+
+    /// After a failure nothing in memory is believed: what is on disk is read again, on a fresh connection unless the
+    /// disk was merely full. Until that works, everything is refused.
+    fn take_back(&mut self, error: &rusqlite::Error) {
+        self.db.execute_batch("ROLLBACK").ok();
+        if error.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+            log::error!("store: commit failed, opening the database again: {error}");
+            if let Some(path) = self.options.path.as_deref() {
+                match schema::open(Some(path)) {
+                    Ok(db) => self.db = db,
+                    Err(error) => log::error!("store: `{}` does not open: {error}", path.display()),
+                }
+            }
+        }
+        match load(&self.db, &self.options) {
+            Ok((index, seen)) => {
+                self.seen = seen;
+                self.adopt(index);
+            }
+            Err(error) => log::error!("store: reading it again failed: {error}"),
+        }
+    }
+
+    fn adopt(&mut self, mut index: Index) {
+        for (id, consumer) in &mut index.consumers {
+            if let Some(known) = self.index.consumers.get(id) {
+                consumer.topics.clone_from(&known.topics);
+            }
+        }
+        self.shared.view().index = index.clone();
+        self.index = index;
+    }
+
+    fn apply(&mut self, step: &Step) -> rusqlite::Result<Vec<Placed>> {
+        let mut placed = Vec::with_capacity(step.appends.len());
+        for append in &step.appends {
+            let lane = self.lane(&append.topic, append.priority)?;
+            placed.push(self.append(lane, &append.batch)?);
+        }
+        for m in &step.moves {
+            if let Some(cursor) = self.index.cursors.get_mut(&(m.consumer, m.lane)).filter(|c| m.to > c.seq) {
+                let passed = m.to - cursor.seq;
+                cursor.seq = m.to;
+                cursor.dead += m.dead;
+                cursor.evicted += m.evicted;
+                cursor.stopped += m.stopped;
+                cursor.delivered += passed.saturating_sub(m.dead + m.evicted);
+                self.open.cursors.insert((m.consumer, m.lane));
+                self.open.lanes.insert(m.lane);
+            }
+        }
+        for letter in &step.dead {
+            self.bury(letter)?;
+        }
+        for put in &step.state {
+            match &put.value {
+                Some(value) => self
+                    .db
+                    .prepare_cached("INSERT OR REPLACE INTO state (owner, key, value) VALUES (?1, ?2, ?3)")?
+                    .execute(params![put.owner, put.key, value])?,
+                None => self
+                    .db
+                    .prepare_cached("DELETE FROM state WHERE owner = ?1 AND key = ?2")?
+                    .execute(params![put.owner, put.key])?,
+            };
+        }
+        for (owner, key, due) in &step.timers {
+            match due {
+                Some(due) => self
+                    .db
+                    .prepare_cached("INSERT OR REPLACE INTO timer (owner, key, due) VALUES (?1, ?2, ?3)")?
+                    .execute(params![owner, key, due])?,
+                None => self
+                    .db
+                    .prepare_cached("DELETE FROM timer WHERE owner = ?1 AND key = ?2")?
+                    .execute(params![owner, key])?,
+            };
+        }
+        Ok(placed)
+    }
+
+    fn append(&mut self, lane: u16, batch: &Batch) -> rusqlite::Result<Placed> {
+        let (mut repeats, mut conflicts, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, mark) in batch.marks.iter().enumerate() {
+            match self.seen.judge(lane, mark) {
+                Verdict::New => continue,
+                Verdict::Repeat => repeats.push(mark.index),
+                Verdict::Conflict => {
+                    conflicts.push(mark.index);
+                    let record = batch.data.get(mark.range.clone()).unwrap_or_default().to_vec();
+                    self.conflict(lane, record)?;
+                }
+            }
+            dropped.push(at);
+        }
+        let thinned = (!dropped.is_empty()).then(|| batch.without(&dropped));
+        let batch = thinned.as_ref().unwrap_or(batch);
+        let first = self.index.lanes.get(&lane).map_or(0, |l| l.next);
+        if batch.count > 0 {
+            let end = first + u64::from(batch.count);
+            self.highest.cover(end).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+            if let Some(lane) = self.index.lanes.get_mut(&lane) {
+                lane.next = end;
+            }
+            let row = self.open.rows.entry(lane).or_insert_with(|| Row::new(first));
+            row.push(batch);
+            if row.data.len() >= ROW_BYTES
+                && let Some(row) = self.open.rows.remove(&lane)
+            {
+                self.write_row(lane, row)?;
+            }
+            self.open.lanes.insert(lane);
+        }
+        Ok(Placed { store: self.shared.store, lane, first, count: batch.count, repeats, conflicts })
+    }
+
+    /// An id that came before with another body: the event is kept among the dead letters.
+    fn conflict(&mut self, lane: u16, record: Vec<u8>) -> rusqlite::Result<()> {
+        use crate::event::batch::{Place, Records};
+        let Some(topic) = self.index.lanes.get(&lane).map(|l| l.topic.clone()) else { return Ok(()) };
+        let place = Place { store: self.shared.store, lane, topic: topic.clone(), priority: 0 };
+        let data = Bytes::from(record);
+        let mut body = Vec::new();
+        let event = Records::new(&data, &place, 0).next();
+        let id = event.as_ref().map(|e| e.id.text().into_owned()).unwrap_or_default();
+        if let Some(mut event) = event {
+            event.stamp = clock::stamp();
+            event.write_envelope(&mut body);
+        }
+        let reason = "the id was used before with another body".to_owned();
+        self.bury(&Dead { consumer: String::new(), topic: topic.to_string(), seq: 0, event: id, reason, body })
+    }
+
+    fn bury(&mut self, letter: &Dead) -> rusqlite::Result<()> {
+        self.db
+            .prepare_cached(
+                "INSERT INTO dead (at, consumer, topic, seq, event, reason, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![
+                clock::wall_ms(),
+                letter.consumer,
+                letter.topic,
+                letter.seq as i64,
+                letter.event,
+                letter.reason,
+                letter.body
+            ])?;
+        let id = self.db.last_insert_rowid();
+        self.db.prepare_cached("DELETE FROM dead WHERE id <= ?1")?.execute([id - MAX_DEAD])?;
+        Ok(())
+    }
+
+    /// Writes everything that the transaction left open: batch rows, cursors, ids, and what may go.
+    fn flush(&mut self, now: i64) -> rusqlite::Result<()> {
+        for (lane, row) in std::mem::take(&mut self.open.rows) {
+            self.write_row(lane, row)?;
+        }
+        for (consumer, lane) in &self.open.cursors {
+            let Some(c) = self.index.cursors.get(&(*consumer, *lane)) else { continue };
+            self.db.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(
+                params![
+                    (i64::from(*consumer) << 16) | i64::from(*lane),
+                    c.start as i64,
+                    c.seq as i64,
+                    c.delivered as i64,
+                    c.stopped as i64,
+                    c.dead as i64,
+                    c.expired as i64,
+                    c.evicted as i64
+                ],
+            )?;
+        }
+        if let Some((row, marks)) = self.seen.row() {
+            self.db
+                .prepare_cached("INSERT INTO seen (id, at, marks) VALUES (?1, ?2, ?3)")?
+                .execute(params![row, now, marks])?;
+        }
+        if let Some(row) = self.seen.expire(now) {
+            self.db.prepare_cached("DELETE FROM seen WHERE id <= ?1")?.execute([row])?;
+        }
+        let lanes: Vec<u16> = self.open.lanes.iter().copied().collect();
+        self.trimmer.trim(&self.db, &mut self.index, &self.options, &lanes, now)
+    }
+
+    fn write_row(&mut self, lane: u16, row: Row) -> rusqlite::Result<()> {
+        let size = row.data.len();
+        let packed = (size >= 256).then(|| lz4_flex::block::compress(&row.data)).filter(|p| p.len() < size);
+        let body = packed.as_deref().unwrap_or(&row.data);
+        let (id, count) = (key(lane, row.first), i64::from(row.count));
+        self.db
+            .prepare_cached("INSERT INTO batch (id, count, at, size, crc, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            .execute(params![id, count, clock::wall_ms(), size as i64, crc(id, count, size as i64, body), body])?;
+        if let Some(lane) = self.index.lanes.get_mut(&lane) {
+            lane.bytes += body.len() as u64;
+        }
+        let data = Ok(Bytes::from(row.data));
+        self.open.fresh.push((lane, Chunk { first: row.first, count: u64::from(row.count), data }));
+        Ok(())
+    }
+
+    /// The lane of a topic and priority; made, with cursors for the topic's consumers, if there is none.
+    fn lane(&mut self, topic: &Arc<str>, priority: u8) -> rusqlite::Result<u16> {
+        if let Some(id) = self.index.lane(topic, priority) {
+            return Ok(id);
+        }
+        let id = self.index.lanes.keys().next_back().map_or(1, |last| last + 1);
+        let base = self.base;
+        self.db
+            .prepare_cached(
+                "INSERT INTO lane (id, topic, priority, start, first, next) VALUES (?1, ?2, ?3, ?4, ?4, ?4)",
+            )?
+            .execute(params![id, topic.as_ref(), priority, base as i64])?;
+        let lane = Lane { topic: topic.clone(), priority, start: base, first: base, next: base, bytes: 0 };
+        self.index.lanes.insert(id, lane);
+        let readers = self.index.consumers.iter().filter(|(_, c)| c.topics.contains(topic));
+        for consumer in readers.map(|(consumer, _)| *consumer) {
+            self.index.cursors.insert((consumer, id), Cursor { start: base, seq: base, ..Cursor::default() });
+            self.open.cursors.insert((consumer, id));
+        }
+        self.open.lanes.insert(id);
+        Ok(id)
+    }
+
+    fn register(&mut self, name: &str, topics: &[Arc<str>], start: Start) -> rusqlite::Result<u32> {
+        let known = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id);
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let id = self.index.consumers.keys().next_back().map_or(1, |last| last + 1);
+                self.db.execute("INSERT INTO consumer (id, name) VALUES (?1, ?2)", params![id, name])?;
+                id
+            }
+        };
+        self.index.consumers.insert(id, Consumer { name: name.to_owned(), topics: topics.to_vec() });
+        for (lane, l) in self.index.lanes.iter().filter(|(_, l)| topics.contains(&l.topic)) {
+            self.index.cursors.entry((id, *lane)).or_insert_with(|| {
+                self.open.cursors.insert((id, *lane));
+                let seq = if start == Start::Oldest { l.first } else { l.next };
+                Cursor { start: seq, seq, ..Cursor::default() }
+            });
+        }
+        let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id).copied().collect();
+        for (_, lane) in dropped {
+            let read = self.index.lanes.get(&lane).is_some_and(|l| topics.contains(&l.topic));
+            if !read {
+                self.drop_cursor(id, lane)?;
+            }
+        }
+        let entry = self.index.consumers.get(&id).cloned();
+        self.shared.view().index.consumers.extend(entry.map(|c| (id, c)));
+        Ok(id)
+    }
+
+    fn forget(&mut self, name: &str) -> rusqlite::Result<()> {
+        let Some(id) = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id) else {
+            return Ok(());
+        };
+        let lanes: Vec<u16> = self.index.cursors.keys().filter(|(c, _)| *c == id).map(|(_, lane)| *lane).collect();
+        for lane in lanes {
+            self.drop_cursor(id, lane)?;
+        }
+        self.db.execute("DELETE FROM consumer WHERE id = ?1", [id])?;
+        self.index.consumers.remove(&id);
+        self.shared.view().index.consumers.remove(&id);
+        Ok(())
+    }
+
+    fn drop_cursor(&mut self, consumer: u32, lane: u16) -> rusqlite::Result<()> {
+        self.db.execute("DELETE FROM cursor WHERE id = ?1", [(i64::from(consumer) << 16) | i64::from(lane)])?;
+        self.index.cursors.remove(&(consumer, lane));
+        self.shared.view().index.cursors.remove(&(consumer, lane));
+        self.open.lanes.insert(lane);
+        Ok(())
+    }
+
+    /// Nobody waits: look for what retention lets go, and now and then fold the WAL into the database.
+    fn rest(&mut self) {
+        if self.trimmer.due(&self.index, &self.options, clock::wall_ms()) {
+            self.transaction(|writer| {
+                writer.open.lanes.extend(writer.index.lanes.keys());
+                Ok(())
+            })
+            .ok();
+        }
+        self.trimmer.checkpoint(&self.db);
+    }
+
+    fn finish(&mut self) {
+        if !self.riding.is_empty() {
+            self.commit(Vec::new());
+        }
+        if let Err(error) = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            log::warn!("store: the last checkpoint failed, the WAL stays: {error}");
+        }
+    }
+}
+
+impl Row {
+    fn new(first: u64) -> Self {
+        Row { first, count: 0, data: Vec::new(), stamped_now: false }
+    }
+
+    fn push(&mut self, batch: &Batch) {
+        if !batch.stamped() && !self.stamped_now {
+            put_stamp(&mut self.data, &clock::stamp());
+        }
+        self.stamped_now = !batch.stamped();
+        self.data.extend_from_slice(&batch.data);
+        self.count += batch.count;
+    }
+}
+
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

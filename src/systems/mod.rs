@@ -1,0 +1,1 @@
+//! Means that several components share.
