@@ -3,5 +3,6 @@
 
 pub mod budget;
 pub mod clock;
+pub mod config;
 pub mod fault;
 pub mod kind;
