@@ -1,0 +1,156 @@
+//! What no schema can say: names that refer to each other.
+
+use super::report::{Report, field};
+use super::suggest::unknown_name;
+use super::tree::{Content, Node};
+use std::collections::{HashMap, HashSet};
+
+/// Checks the names of the whole tree: defined once, defined at all, no pipeline that feeds itself.
+pub(super) fn check(root: &Node, report: &mut Report<'_>) {
+    let names = Names::of(root);
+    taken_twice(root, report);
+    references(root, &names, report);
+    cycles(root, report);
+    unused(root, report);
+}
+
+fn section<'n>(root: &'n Node, name: &str) -> &'n [super::tree::Field] {
+    root.get(name).map_or(&[], Node::fields)
+}
+
+fn texts<'n>(node: &'n Node, list: &str) -> impl Iterator<Item = &'n str> {
+    node.get(list).map_or(&[][..], Node::items).iter().filter_map(Node::text)
+}
+
+/// The topic that `on_fail` names.
+fn failed_to(pipeline: &Node) -> Option<&str> {
+    pipeline.get("on_fail")?.get("then")?.get("topic")?.text()
+}
+
+/// What can be referred to; `None` where the section itself is broken, so that nothing follows from it.
+struct Names<'n> {
+    topics: Option<Vec<&'n str>>,
+    sinks: Option<Vec<&'n str>>,
+}
+
+impl<'n> Names<'n> {
+    fn of(root: &'n Node) -> Self {
+        let keys = |name: &str| match root.get(name).map(|n| &n.content) {
+            None | Some(Content::Object(_)) => Some(section(root, name).iter().map(|f| f.name.as_str())),
+            Some(_) => None,
+        };
+        let topics = || {
+            let failed = section(root, "pipelines").iter().filter_map(|p| failed_to(&p.node));
+            Some(keys("sources")?.chain(keys("pipelines")?).chain(keys("topics")?).chain(failed).collect())
+        };
+        Names { topics: topics(), sinks: keys("sinks").map(Iterator::collect) }
+    }
+}
+
+fn taken_twice(root: &Node, report: &mut Report<'_>) {
+    let sources: HashSet<&str> = section(root, "sources").iter().map(|f| f.name.as_str()).collect();
+    for pipeline in section(root, "pipelines").iter().filter(|p| sources.contains(p.name.as_str())) {
+        let message = "a source has this name too; both name the topic that they write";
+        report.error(field("pipelines", &pipeline.name), pipeline.at, message);
+    }
+}
+
+fn references(root: &Node, names: &Names<'_>, report: &mut Report<'_>) {
+    let lists = [
+        ("pipelines", "from", "source or pipeline", &names.topics),
+        ("pipelines", "to", "sink", &names.sinks),
+        ("sinks", "from", "source or pipeline", &names.topics),
+    ];
+    for (of, list, what, known) in lists {
+        let Some(known) = known else { continue };
+        let defined: HashSet<&str> = known.iter().copied().collect();
+        for consumer in section(root, of) {
+            let mut seen = HashSet::new();
+            for (i, item) in consumer.node.get(list).map_or(&[][..], Node::items).iter().enumerate() {
+                let Some(name) = item.text().filter(|_| !report.full()) else { continue };
+                let path = format!("{}.{list}[{i}]", field(of, &consumer.name));
+                if !defined.contains(name) {
+                    report.error(path, item.at, unknown_name(what, &item.shown(), known));
+                } else if !seen.insert(name) {
+                    report.error(path, item.at, format!("{} stands here twice", item.shown()));
+                }
+            }
+        }
+    }
+}
+
+/// A pipeline that reads, over whatever detour, what it writes would never come to an end.
+fn cycles(root: &Node, report: &mut Report<'_>) {
+    let pipelines = section(root, "pipelines");
+    let mut writers: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (i, p) in pipelines.iter().enumerate() {
+        for topic in std::iter::once(p.name.as_str()).chain(failed_to(&p.node)) {
+            writers.entry(topic).or_default().push(i);
+        }
+    }
+    // Whose output each pipeline reads, and the other way round.
+    let mut reads: Vec<Vec<usize>> = Vec::new();
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); pipelines.len()];
+    for (i, p) in pipelines.iter().enumerate() {
+        let from: HashSet<usize> = texts(&p.node, "from").filter_map(|t| writers.get(t)).flatten().copied().collect();
+        from.iter().for_each(|f| readers[*f].push(i));
+        reads.push(from.into_iter().collect());
+    }
+    // Takes away, again and again, what reads no pipeline that is left; what remains leads into a circle.
+    let mut open: Vec<usize> = reads.iter().map(Vec::len).collect();
+    let mut done: Vec<usize> = (0..open.len()).filter(|i| open[*i] == 0).collect();
+    let mut left: HashSet<usize> = (0..open.len()).collect();
+    while let Some(i) = done.pop() {
+        left.remove(&i);
+        for reader in &readers[i] {
+            open[*reader] -= 1;
+            if open[*reader] == 0 {
+                done.push(*reader);
+            }
+        }
+    }
+    for start in 0..pipelines.len() {
+        let mut walk = Vec::new();
+        let mut next = left.contains(&start).then_some(start);
+        while let Some(at) = next {
+            left.remove(&at);
+            walk.push(at);
+            if let Some(begin) = reads[at].iter().find_map(|r| walk.iter().position(|w| w == r)) {
+                circle(pipelines, &walk[begin..], report);
+            }
+            next = reads[at].iter().copied().filter(|r| left.contains(r)).min();
+        }
+    }
+}
+
+fn circle(pipelines: &[super::tree::Field], walk: &[usize], report: &mut Report<'_>) {
+    // Told in the direction of flow, from the pipeline that stands first in the file.
+    let first = (0..walk.len()).min_by_key(|i| walk[*i]).unwrap_or(0);
+    let flow = (0..=walk.len()).map(|i| walk[(first + walk.len() - i % walk.len()) % walk.len()]);
+    let names: Vec<&str> = flow.take(9).map(|i| pipelines[i].name.as_str()).collect();
+    let pipeline = &pipelines[walk[first]];
+    let at = pipeline.node.get("from").map_or(pipeline.at, |n| n.at);
+    report.error(field("pipelines", &pipeline.name), at, format!("reads its own output: {}", names.join(" → ")));
+}
+
+fn unused(root: &Node, report: &mut Report<'_>) {
+    let (pipelines, sinks) = (section(root, "pipelines"), section(root, "sinks"));
+    let read: HashSet<&str> = pipelines.iter().chain(sinks).flat_map(|f| texts(&f.node, "from")).collect();
+    let written: HashSet<&str> = pipelines.iter().flat_map(|f| texts(&f.node, "to")).collect();
+    for source in section(root, "sources").iter().filter(|s| !read.contains(s.name.as_str())) {
+        let message = "no pipeline or sink has this source in its `from`; its events go nowhere";
+        report.warning(field("sources", &source.name), source.at, message);
+    }
+    for pipeline in pipelines.iter().filter(|p| !read.contains(p.name.as_str())) {
+        if texts(&pipeline.node, "to").next().is_none() {
+            let message = "it has no `to`, and nothing has this pipeline in its `from`; its output goes nowhere";
+            report.warning(field("pipelines", &pipeline.name), pipeline.at, message);
+        }
+    }
+    for sink in sinks.iter().filter(|s| !written.contains(s.name.as_str())) {
+        if texts(&sink.node, "from").next().is_none() {
+            let message = "it has no `from`, and no pipeline has this sink in its `to`; nothing is delivered";
+            report.warning(field("sinks", &sink.name), sink.at, message);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! From the text of a configuration to built components: read, check against the schema, decode, cross-check, build.
+//! Everything wrong is reported in one go, and nothing happens outside before all of it is right.
+
+mod checks;
+mod interpolate;
+mod plan;
+mod report;
+mod rules;
+mod schema;
+mod settings;
+mod suggest;
+mod tree;
+mod validate;
+
+pub use plan::{Catalogue, PipelinePlan, Plan, SinkPlan, SourcePlan};
+pub use report::Problem;
+pub(crate) use rules::sort;
+pub use schema::schema;
+pub use settings::{
+    Batch, DedupeSettings, DiskSettings, GatewaySettings, Keep, OnFail, PipelineSettings, Retry, Settings, SinkCommon,
+    SourceCommon, Start, StoreSettings, Then, TopicSettings,
+};
+pub(crate) use suggest::{choice, unknown_name};
+
+use interpolate::Outside;
+use report::{Finding, Report};
+use std::io::Read;
+use std::path::Path;
+
+/// Reads a configuration file; at most 4 MiB, UTF-8.
+pub fn read(file: &Path) -> Result<String, Problem> {
+    let problem = |message: String, before: &[u8]| {
+        let text = String::from_utf8_lossy(before);
+        let finding = Finding { path: String::new(), at: text.len(), message };
+        Report::new(file.display().to_string(), &text).place(&finding)
+    };
+    let mut bytes = Vec::new();
+    let limit = tree::LARGEST.0 + 1;
+    if let Err(e) = std::fs::File::open(file).and_then(|f| f.take(limit).read_to_end(&mut bytes)) {
+        return Err(problem(format!("cannot be read: {}", e.to_string().to_lowercase()), b""));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        problem("not UTF-8".into(), &e.as_bytes()[..valid])
+    })
+}
+
+/// Turns the text of `file` into components that are ready to run, with warnings; or gives every error there is, in the
+/// order of the file. References are filled in from the environment. Nothing is opened, connected or started.
+#[allow(clippy::type_complexity)]
+pub fn load<S: ?Sized, P: ?Sized, K: ?Sized>(
+    file: &Path,
+    text: &str,
+    catalogue: &Catalogue<'_, S, P, K>,
+) -> Result<(Plan<S, P, K>, Vec<Problem>), Vec<Problem>> {
+    load_with(file, text, catalogue, &|name| std::env::var_os(name))
+}
+
+#[allow(clippy::type_complexity)]
+fn load_with<S: ?Sized, P: ?Sized, K: ?Sized>(
+    file: &Path,
+    text: &str,
+    catalogue: &Catalogue<'_, S, P, K>,
+    outside: Outside<'_>,
+) -> Result<(Plan<S, P, K>, Vec<Problem>), Vec<Problem>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut report = Report::new(file.display().to_string(), text);
+    let plan = tree::parse(text, outside, &mut report).map(|root| {
+        for finding in validate::validate(&schema(catalogue), &root) {
+            report.add(finding);
+        }
+        checks::check(&root, &mut report);
+        plan::build(&root, catalogue, &mut report)
+    });
+    let (warnings, errors) = report.finish();
+    match plan {
+        Some(plan) if errors.is_empty() => Ok((plan, warnings)),
+        _ => Err(errors),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! The checked configuration with its components built: what the runtime starts.
+
+use super::interpolate::redact;
+use super::report::{Report, field};
+use super::schema::common_fields;
+use super::settings::{OnFail, PipelineSettings, Settings, SinkCommon, SourceCommon, Start};
+use super::tree::{Content, Field, Node};
+use crate::kind::{Kind, Params, ParamsError, Scope, decode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::path::Path;
+
+/// All kinds that a configuration may name. `S`, `P` and `K` are the traits of sources, processes and sinks.
+pub struct Catalogue<'a, S: ?Sized, P: ?Sized, K: ?Sized> {
+    pub sources: &'a [Kind<S>],
+    pub processes: &'a [Kind<P>],
+    pub sinks: &'a [Kind<K>],
+}
+
+/// A whole gateway, built but not started. Every list is in the order of the file.
+pub struct Plan<S: ?Sized, P: ?Sized, K: ?Sized> {
+    pub settings: Settings,
+    pub sources: Vec<SourcePlan<S>>,
+    pub pipelines: Vec<PipelinePlan<P>>,
+    pub sinks: Vec<SinkPlan<K>>,
+}
+
+/// A source; its topic has its name.
+pub struct SourcePlan<S: ?Sized> {
+    pub name: String,
+    pub kind: &'static str,
+    pub common: SourceCommon,
+    pub source: Box<S>,
+}
+
+/// A pipeline; its output topic has its name.
+pub struct PipelinePlan<P: ?Sized> {
+    pub name: String,
+    /// The topics it reads.
+    pub from: Vec<String>,
+    /// Each with its label: the kind and the position in the chain from 1, as in `annotate#2`.
+    pub processes: Vec<(String, Box<P>)>,
+    /// The sinks that name this pipeline's output theirs; `SinkPlan::from` has the same the other way round.
+    pub to: Vec<String>,
+    pub on_fail: OnFail,
+    pub start: Start,
+}
+
+/// A sink.
+pub struct SinkPlan<K: ?Sized> {
+    pub name: String,
+    pub kind: &'static str,
+    /// All topics it reads: its own `from`, then the pipelines that have it in their `to`; none twice.
+    pub from: Vec<String>,
+    pub common: SinkCommon,
+    pub sink: Box<K>,
+}
+
+/// Without values: they may be secret.
+impl<S: ?Sized, P: ?Sized, K: ?Sized> std::fmt::Debug for Plan<S, P, K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan")
+            .field("sources", &self.sources.iter().map(|s| &s.name).collect::<Vec<_>>())
+            .field("pipelines", &self.pipelines.iter().map(|p| &p.name).collect::<Vec<_>>())
+            .field("sinks", &self.sinks.iter().map(|s| &s.name).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decodes and builds what is not yet known to be wrong. What cannot be built is reported and left out of the plan.
+pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
+    root: &Node,
+    catalogue: &Catalogue<'_, S, P, K>,
+    report: &mut Report<'_>,
+) -> Plan<S, P, K> {
+    let settings = settings(root, report);
+    let data = Path::new(&settings.store.path).parent().filter(|p| !p.as_os_str().is_empty());
+    let data = data.unwrap_or(Path::new(".")).to_owned();
+    let scope = Scope { gateway: settings.gateway.id.clone(), data };
+    let mut build = Build { scope, report };
+    let mut plan = Plan { settings, sources: Vec::new(), pipelines: Vec::new(), sinks: Vec::new() };
+    for entry in fields(root, "sources") {
+        plan.sources.extend(build.source(entry, catalogue.sources));
+    }
+    for entry in fields(root, "pipelines") {
+        plan.pipelines.extend(build.pipeline(entry, catalogue.processes));
+    }
+    for entry in fields(root, "sinks") {
+        plan.sinks.extend(build.sink(entry, catalogue.sinks));
+    }
+    for sink in &mut plan.sinks {
+        for pipeline in plan.pipelines.iter().filter(|p| p.to.contains(&sink.name)) {
+            if !sink.from.contains(&pipeline.name) {
+                sink.from.push(pipeline.name.clone());
+            }
+        }
+    }
+    plan
+}
+
+fn fields<'n>(root: &'n Node, section: &str) -> &'n [Field] {
+    root.get(section).map_or(&[], Node::fields)
+}
+
+fn settings(root: &Node, report: &mut Report<'_>) -> Settings {
+    let of = |names: &[&str]| {
+        let taken = root.fields().iter().filter(|f| names.contains(&f.name.as_str()));
+        Value::Object(taken.map(|f| (f.name.clone(), f.node.json())).collect())
+    };
+    let names = ["gateway", "store", "topics"];
+    let mut settings = Settings::default();
+    if names.iter().all(|name| report.clean(name)) {
+        match decode::<Settings>(&of(&names)) {
+            Ok(decoded) => settings = decoded,
+            Err(e) => refuse(report, "", root, e),
+        }
+    }
+    if settings.store.disk.low() > settings.store.disk.high {
+        report.error("store.disk.low", root.locate("store.disk.low"), "expected less than `high`");
+    }
+    if settings.gateway.id.is_empty() {
+        settings.gateway.id = host_name();
+    }
+    settings
+}
+
+/// The name of the machine, as far as it can stand in a topic.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String =
+        name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "_.-".contains(*c)).take(64).collect();
+    if name.is_empty() { "tidegate".into() } else { name }
+}
+
+/// Reports what a decoder or constructor says about the value at `path`.
+fn refuse(report: &mut Report<'_>, path: &str, node: &Node, e: ParamsError) {
+    let at = node.locate(&e.path);
+    let path = match (path, e.path.as_str()) {
+        (_, "") => path.to_owned(),
+        ("", below) => below.to_owned(),
+        (_, below) if below.starts_with('[') => format!("{path}{below}"),
+        (_, below) => format!("{path}.{below}"),
+    };
+    report.error(path, at, redact(&e.message, &node.filled()));
+}
+
+struct Build<'r, 't> {
+    scope: Scope,
+    report: &'r mut Report<'t>,
+}
+
+impl Build<'_, '_> {
+    fn source<S: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<S>]) -> Option<SourcePlan<S>> {
+        let path = self.clean("sources", entry)?;
+        let (own, common) = split(&entry.node, &common_fields::<SourceCommon>());
+        let common = self.decode(&path, &entry.node, &common);
+        let (kind, source) = self.component(&path, entry.name.clone(), &entry.node, own, kinds)?;
+        Some(SourcePlan { name: entry.name.clone(), kind, common: common?, source })
+    }
+
+    fn sink<K: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<K>]) -> Option<SinkPlan<K>> {
+        let path = self.clean("sinks", entry)?;
+        let (own, common) = split(&entry.node, &common_fields::<SinkCommon>());
+        let common = self.decode::<SinkCommon>(&path, &entry.node, &common);
+        if common.as_ref().is_some_and(|c| c.retry.initial > c.retry.max) {
+            let e = ParamsError::at("retry.initial", "expected at most `max`");
+            refuse(self.report, &path, &entry.node, e);
+        }
+        let (kind, sink) = self.component(&path, entry.name.clone(), &entry.node, own, kinds)?;
+        let common = common?;
+        Some(SinkPlan { name: entry.name.clone(), kind, from: common.from.clone(), common, sink })
+    }
+
+    fn pipeline<P: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<P>]) -> Option<PipelinePlan<P>> {
+        let path = field("pipelines", &entry.name);
+        let mut processes = Vec::new();
+        for (i, node) in entry.node.get("processes").map_or(&[][..], Node::items).iter().enumerate() {
+            let path = format!("{path}.processes[{i}]");
+            let label = format!("{}#{}", node.get("type").and_then(Node::text).unwrap_or_default(), i + 1);
+            if self.report.clean(&path) {
+                let (own, _) = split(node, &["type".into()]);
+                let name = format!("{}.{label}", entry.name);
+                processes.extend(self.component(&path, name, node, own, kinds).map(|(_, process)| (label, process)));
+            }
+        }
+        let path = self.clean("pipelines", entry)?;
+        let (settings, _) = split(&entry.node, &["processes".into()]);
+        let settings: PipelineSettings = self.decode(&path, &entry.node, &settings)?;
+        let PipelineSettings { from, to, on_fail, start } = settings;
+        Some(PipelinePlan { name: entry.name.clone(), from, processes, to, on_fail, start })
+    }
+
+    /// The path of a part, if nothing is wrong with it.
+    fn clean(&self, section: &str, entry: &Field) -> Option<String> {
+        let path = field(section, &entry.name);
+        self.report.clean(&path).then_some(path)
+    }
+
+    fn decode<T: DeserializeOwned>(&mut self, path: &str, node: &Node, value: &Value) -> Option<T> {
+        decode(value).map_err(|e| refuse(self.report, path, node, e)).ok()
+    }
+
+    fn component<T: ?Sized>(
+        &mut self,
+        path: &str,
+        name: String,
+        node: &Node,
+        own: Value,
+        kinds: &[Kind<T>],
+    ) -> Option<(&'static str, Box<T>)> {
+        let chosen = node.get("type").and_then(Node::text)?;
+        let kind = kinds.iter().find(|k| k.name == chosen)?;
+        match (kind.build)(Params::new(name, self.scope.clone(), own)) {
+            Ok(built) => Some((kind.name, built)),
+            Err(e) => {
+                refuse(self.report, path, node, e);
+                None
+            }
+        }
+    }
+}
+
+/// The fields of a component apart: its own, and those that are listed, without `type`.
+fn split(node: &Node, listed: &[String]) -> (Value, Value) {
+    let Content::Object(fields) = &node.content else { return (Value::Null, Value::Null) };
+    let (listed, own): (Vec<&Field>, Vec<&Field>) = fields.iter().partition(|f| listed.contains(&f.name));
+    let object = |fields: Vec<&Field>| {
+        let fields = fields.into_iter().filter(|f| f.name != "type");
+        Value::Object(fields.map(|f| (f.name.clone(), f.node.json())).collect())
+    };
+    (object(own), object(listed))
+}

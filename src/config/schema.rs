@@ -1,0 +1,105 @@
+//! The JSON Schema of the whole configuration, put together from the settings and the catalogue: what editors get and
+//! what a configuration is held against.
+
+use super::Catalogue;
+use super::settings::{NAME, NAME_FORM, PipelineSettings, Settings, SinkCommon, SourceCommon};
+use super::validate::Rules;
+use crate::kind::Kind;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Value, json};
+
+/// The JSON Schema (2020-12) of a configuration with these kinds.
+pub fn schema<S: ?Sized, P: ?Sized, K: ?Sized>(catalogue: &Catalogue<'_, S, P, K>) -> Value {
+    let mut g = SchemaGenerator::default();
+    let mut defs = Rules::new();
+    add_kinds("source", catalogue.sources, Some(SourceCommon::json_schema), &mut g, &mut defs);
+    add_kinds("process", catalogue.processes, None, &mut g, &mut defs);
+    add_kinds("sink", catalogue.sinks, Some(SinkCommon::json_schema), &mut g, &mut defs);
+
+    let mut pipeline = PipelineSettings::json_schema(&mut g).to_value();
+    pipeline["properties"]["processes"] = json!({
+        "type": "array",
+        "description": "The steps, in order.",
+        "items": { "$ref": "#/$defs/process" },
+        "default": [],
+    });
+    defs.insert("pipeline".into(), pipeline);
+
+    let mut root = Settings::json_schema(&mut g).to_value();
+    let properties = &mut root["properties"];
+    properties["$schema"] = json!({ "type": "string", "description": "For editors; not read." });
+    for (name, about, item) in [
+        ("sources", "Where events come from, by name. A source's events form a topic of its name.", "source"),
+        ("pipelines", "Chains of processes, by name. A pipeline's output is a topic of its name.", "pipeline"),
+        ("sinks", "Where events go, by name.", "sink"),
+    ] {
+        properties[name] = json!({
+            "type": "object", "description": about, "additionalProperties": { "$ref": format!("#/$defs/{item}") },
+        });
+    }
+    for name in ["sources", "pipelines", "sinks", "topics"] {
+        properties[name]["propertyNames"] = json!({ "pattern": NAME, "title": NAME_FORM });
+    }
+    let generated = g.take_definitions(true);
+    defs.extend(generated);
+    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    root["title"] = json!("Tidegate configuration");
+    root["$defs"] = Value::Object(defs);
+    root
+}
+
+/// The names of the fields that a kind's own struct does not see.
+pub(super) fn common_fields<T: JsonSchema>() -> Vec<String> {
+    let schema = T::json_schema(&mut SchemaGenerator::default());
+    let properties = schema.get("properties").and_then(Value::as_object);
+    properties.into_iter().flat_map(Rules::keys).cloned().chain(["type".to_owned()]).collect()
+}
+
+type Commons = fn(&mut SchemaGenerator) -> Schema;
+
+/// Defines `source`, which looks at `type` only, and from there leads to `source.http` and the other kinds.
+fn add_kinds<T: ?Sized>(
+    sort: &str,
+    kinds: &[Kind<T>],
+    common: Option<Commons>,
+    g: &mut SchemaGenerator,
+    defs: &mut Rules,
+) {
+    let mut branches = Vec::new();
+    for kind in kinds {
+        let name = format!("{sort}.{}", kind.name);
+        branches.push(json!({
+            "if": { "properties": { "type": { "const": kind.name } }, "required": ["type"] },
+            "then": { "$ref": format!("#/$defs/{name}") },
+        }));
+        defs.insert(name, component(kind, common, g));
+    }
+    let names: Vec<&str> = kinds.iter().map(|k| k.name).collect();
+    let chosen = json!({
+        "type": "object",
+        "required": ["type"],
+        "properties": { "type": { "type": "string", "enum": names, "description": format!("The kind of {sort}.") } },
+        "allOf": branches,
+    });
+    defs.insert(sort.into(), chosen);
+}
+
+/// A kind's own fields, and the common ones.
+pub(super) fn component<T: ?Sized>(kind: &Kind<T>, common: Option<Commons>, g: &mut SchemaGenerator) -> Value {
+    let own = (kind.schema)(g).to_value();
+    let common = common.map_or(Value::Null, |schema| schema(g).to_value());
+    let mut properties = Rules::new();
+    properties.insert("type".into(), json!({ "const": kind.name, "description": kind.about }));
+    let mut required = vec![json!("type")];
+    for part in [&own, &common] {
+        properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
+        required.extend(part["required"].as_array().cloned().unwrap_or_default());
+    }
+    json!({
+        "type": "object",
+        "description": own.get("description").cloned().unwrap_or_else(|| kind.about.into()),
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}

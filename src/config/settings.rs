@@ -1,0 +1,242 @@
+//! The configuration without the components' own fields. The doc comments are the user's documentation.
+
+use crate::budget::{Size, Span};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The gateway's own settings, as read.
+#[derive(Deserialize, JsonSchema, Default, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who this gateway is.
+    pub gateway: GatewaySettings,
+    /// Where events are kept, and how many.
+    pub store: StoreSettings,
+    /// Settings of topics. A topic is named after the source or pipeline that writes it. A topic that only a process or
+    /// `on_fail` writes has to stand here, if only as `{}`, to be read.
+    pub topics: BTreeMap<String, TopicSettings>,
+}
+
+/// Who this gateway is.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySettings {
+    /// Name of this gateway, carried by every event. Without it: the host name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("pattern" = NAME, "title" = NAME_FORM))]
+    pub id: String,
+}
+
+/// A name: of a topic, a consumer, a gateway.
+pub(super) const NAME: &str = "^[A-Za-z0-9_.-]{1,64}$";
+pub(super) const NAME_FORM: &str = "a name of 1 to 64 letters, digits, `_`, `.` and `-`";
+
+/// Where events are kept, and how many.
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSettings {
+    /// File of the store; relative to the working directory, not to the configuration file. Other files of the store lie
+    /// beside it.
+    #[schemars(length(min = 1))]
+    pub path: String,
+    /// How much of the disk the store may take.
+    pub disk: DiskSettings,
+    /// How long a repeated event is known to be a repeat.
+    pub dedupe: DedupeSettings,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        StoreSettings { path: "tidegate.db".into(), disk: DiskSettings::default(), dedupe: DedupeSettings::default() }
+    }
+}
+
+/// How much of the disk the store may take.
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskSettings {
+    /// From this size on sources are refused until there is room again.
+    pub high: Size,
+    /// Below this size sources are taken in again. Without it: 80 % of `high`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub low: Option<Size>,
+}
+
+impl Default for DiskSettings {
+    fn default() -> Self {
+        DiskSettings { high: Size(1 << 30), low: None }
+    }
+}
+
+impl DiskSettings {
+    /// The low mark, given or worked out.
+    pub fn low(&self) -> Size {
+        self.low.unwrap_or(Size(self.high.0 / 5 * 4))
+    }
+}
+
+/// How long a repeated event is known to be a repeat.
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct DedupeSettings {
+    /// An id that comes again within this time is a repeat: it is acknowledged, but not stored again.
+    pub window: Span,
+    /// How many ids are remembered at most; 0 turns it off.
+    pub ids: u64,
+}
+
+impl Default for DedupeSettings {
+    fn default() -> Self {
+        DedupeSettings { window: Span::millis(3_600_000), ids: 65_536 }
+    }
+}
+
+/// Settings of one topic.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct TopicSettings {
+    /// What is kept after all its readers are done with it; nothing is, without this.
+    pub keep: Keep,
+}
+
+/// What is kept of a topic after all its readers are done with it. The first limit that is reached counts.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keep {
+    /// How old a kept event may get.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<Span>,
+    /// How many bytes of events are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Size>,
+}
+
+/// What every source has besides its own fields.
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourceCommon {
+    /// Field of the body that holds the event's id, such as `meta.id`. An id that comes again is a repeat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Field of the body that holds the event's time: RFC 3339, or seconds, milliseconds, microseconds or nanoseconds
+    /// since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// Field of the body that holds the event's key: what it is about, such as the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// From 0, the lowest, to 7, for alarms. The lowest is given up first when the disk is full.
+    #[schemars(range(max = 7))]
+    pub priority: u8,
+    /// Larger events are refused.
+    pub max_event: Size,
+}
+
+impl Default for SourceCommon {
+    fn default() -> Self {
+        SourceCommon { id: None, time: None, key: None, priority: 4, max_event: Size(256 << 10) }
+    }
+}
+
+/// What every sink has besides its own fields.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct SinkCommon {
+    /// Topics to deliver, besides the output of the pipelines that name this sink in their `to`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
+    /// How many events are delivered at once.
+    pub batch: Batch,
+    /// When a failed delivery is tried again.
+    pub retry: Retry,
+    /// Where a sink begins that has never run before.
+    pub start: Start,
+}
+
+/// How many events are delivered at once: what is there, up to `max` and `bytes`, after `wait` at the latest.
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    /// Events in one delivery at most.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max: u32,
+    /// Bytes in one delivery at most; a single larger event goes alone.
+    pub bytes: Size,
+    /// How long to wait for a batch to fill.
+    pub wait: Span,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch { max: 256, bytes: Size(256 << 10), wait: Span::millis(0) }
+    }
+}
+
+/// When a failed delivery is tried again: after a random time that grows from `initial` to `max`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// The first wait.
+    pub initial: Span,
+    /// The longest wait. It is also how late the return of an upstream may be noticed.
+    pub max: Span,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { initial: Span::millis(100), max: Span::millis(1000) }
+    }
+}
+
+/// Where a consumer begins that has never run before.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With the oldest event that the store has.
+    #[default]
+    Oldest,
+    /// With what comes from then on.
+    Newest,
+}
+
+/// A chain of processes over the events of its topics. Its output is a topic of its name.
+#[derive(Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineSettings {
+    /// Topics it reads: names of sources, of other pipelines, or of `topics`.
+    #[schemars(length(min = 1))]
+    pub from: Vec<String>,
+    /// Sinks that deliver its output.
+    #[serde(default)]
+    pub to: Vec<String>,
+    /// What happens to an event that a process rejects.
+    #[serde(default)]
+    pub on_fail: OnFail,
+    /// Where a pipeline begins that has never run before.
+    #[serde(default)]
+    pub start: Start,
+}
+
+/// What happens to an event that a process rejects.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub struct OnFail {
+    /// How often it is tried again before `then`.
+    pub retry: u32,
+    /// Where it goes.
+    pub then: Then,
+}
+
+/// Where a rejected event goes.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Then {
+    /// To the dead letters, with the reason.
+    #[default]
+    Dead,
+    /// Nowhere; it is only counted.
+    Drop,
+    /// To this topic.
+    Topic(#[schemars(extend("pattern" = NAME, "title" = NAME_FORM))] String),
+}
