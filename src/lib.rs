@@ -3,11 +3,12 @@
 
 pub mod budget;
 pub mod clock;
-pub mod event;
 pub mod config;
+pub mod event;
 pub mod fault;
 pub mod kind;
 pub mod process;
+pub mod runtime;
 pub mod sinks;
 pub mod sources;
 pub mod store;

@@ -116,8 +116,8 @@ impl Shared {
         (view.commits, view.used)
     }
 
-    pub fn consumers(&self) -> Vec<String> {
-        self.view().index.consumers.values().map(|c| c.name.clone()).collect()
+    pub fn registered(&self) -> Vec<String> {
+        self.view().index.consumers.values().filter(|c| !c.topics.is_empty()).map(|c| c.name.clone()).collect()
     }
 
     /// A signal that is given whenever one of the topics grows.

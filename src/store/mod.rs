@@ -246,10 +246,12 @@ impl Store {
     /// Commits a step and answers when it is on disk: where each of its appends lies. Waits while too many bytes wait.
     pub async fn commit(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
         let size = 256 + step.appends.iter().map(|a| a.batch.bytes()).sum::<usize>();
-        if size > self.limit {
+        // A consumer cannot split its step: it takes all the room there is.
+        if size > self.limit && step.moves.is_empty() {
             return Err(Refusal::TooLarge { size, limit: self.limit });
         }
-        let permit = self.waiting.clone().acquire_many_owned(size as u32).await.map_err(|_| Refusal::Closed)?;
+        let permit =
+            self.waiting.clone().acquire_many_owned(size.min(self.limit) as u32).await.map_err(|_| Refusal::Closed)?;
         let (reply, answer) = oneshot::channel();
         self.send(Request::Commit { step, permit: Some(permit), reply })?;
         answer.await.map_err(|_| Refusal::Closed)?
@@ -310,9 +312,9 @@ impl Store {
         self.shared.progress()
     }
 
-    /// Names of all registered consumers.
-    pub fn consumers(&self) -> Vec<String> {
-        self.shared.consumers()
+    /// Names of the consumers that registered in this run.
+    pub fn registered(&self) -> Vec<String> {
+        self.shared.registered()
     }
 
     /// Commits what rides, checkpoints and closes the file. Later calls answer `Closed`.

@@ -106,6 +106,25 @@ impl Reader {
         self.waiting_lane().is_none()
     }
 
+    /// Goes back in a lane, to do a batch again.
+    pub fn rewind(&mut self, lane: u16, seq: u64) {
+        if let Some(position) = self.lanes.get_mut(&lane) {
+            position.next = seq;
+            position.ahead.clear();
+            position.pause = None;
+        }
+    }
+
+    /// Goes back to positions that [`Reader::positions`] gave; lanes that appeared since begin anew.
+    pub fn restore(&mut self, positions: &[(u16, u64)]) {
+        self.lanes.retain(|lane, _| positions.iter().any(|(known, _)| known == lane));
+        for (lane, seq) in positions {
+            if self.position(*lane) != Some(*seq) {
+                self.rewind(*lane, *seq);
+            }
+        }
+    }
+
     /// Where the reader stands in a lane: events before this were handed out.
     pub fn position(&self, lane: u16) -> Option<u64> {
         self.lanes.get(&lane).map(|p| p.next)
