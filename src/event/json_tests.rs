@@ -162,7 +162,10 @@ fn mutated_documents_are_judged_as_serde_json_judges_them() {
 fn walk_everything(value: Json<'_>, depth: u32) {
     if depth > 0 {
         let _ = (value.as_bool(), value.as_f64(), value.as_i64(), value.as_str());
-        value.members().for_each(|m| walk_everything(m.value, depth - 1 - m.name().len().min(1) as u32 / 2));
+        for member in value.members() {
+            let _ = member.name();
+            walk_everything(member.value, depth - 1);
+        }
         value.elements().for_each(|element| walk_everything(element, depth - 1));
     }
 }
@@ -259,8 +262,8 @@ fn a_number_is_an_integer_if_it_is_written_as_one() {
         ("21.0", None, Some(21.0)),
         ("2e3", None, Some(2000.0)),
         ("-0", Some(0), Some(0.0)),
-        ("9223372036854775807", Some(i64::MAX), Some(9.223372036854775807e18)),
-        ("9223372036854775808", None, Some(9.223372036854775808e18)),
+        ("9223372036854775807", Some(i64::MAX), Some(i64::MAX as f64)),
+        ("9223372036854775808", None, Some(i64::MAX as f64)),
         ("1e999", None, None),
         ("\"1\"", None, None),
         ("true", None, None),
