@@ -126,7 +126,7 @@ pub struct SourceCommon {
     /// Field of the body that holds the event's key: what it is about, such as the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// From 0, the lowest, to 7, for alarms. The lowest is given up first when the disk is full.
+    /// From 0, the lowest, to 7, for alarms.
     #[schemars(range(max = 7))]
     pub priority: u8,
     /// Larger events are refused.
