@@ -311,7 +311,10 @@ fn fields_are_checked_where_they_stand() {
             "{\"store\": {\"disk\": {\"high\": \"1MiB\",\n \"low\": \"2MiB\"}}}",
             &["store.disk.low: expected at most `high`, which is 1MiB (f:2:9)"],
         ),
-        ("{\"store\": {\"dedupe\": {\"ids\": -1}}}", &["store.dedupe.ids: expected at least 0, found `-1` (f:1:30)"]),
+        (
+            "{\"store\": {\"dedupe\": {\"ids\": -1}}}",
+            &["store.dedupe.ids: expected 0 to 10000000, found `-1` (f:1:30)"],
+        ),
         (
             "{\"gateway\": {\"id\": \"a b\"}}",
             &["gateway.id: expected a name of 1 to 64 letters, digits, `_`, `.` and `-`, found `a b` (f:1:20)"],
@@ -358,6 +361,10 @@ fn components_are_checked_against_their_kind() {
             &["sources.hook.listen: expected text, found a number (f:1:49)"],
         ),
         ("\"type\": \"http\", \"listen\": \"here\"".into(), &["sources.hook.listen: `here` has no port (f:1:49)"]),
+        (
+            format!("\"type\": \"http\", \"listen\": \"a\\n{}\"", "b".repeat(2_000)),
+            &[&format!("sources.hook.listen: `a {}… (f:1:49)", "b".repeat(797))],
+        ),
         (
             "\"type\": \"timer\", \"listen\": \"x\"".into(),
             &["sources.hook: unknown field `listen`, expected `id`, `time`, `key`, `priority` or `max_event` (f:1:40)"],
@@ -563,6 +570,61 @@ fn errors_of_all_stages_come_at_once() {
             "store.disk.high: expected something like \"64KiB\", found `1 fortnight` (f:9:32)",
         ],
     )]);
+}
+
+#[test]
+fn a_wrong_part_hides_nothing_in_the_others() {
+    check(&[(
+        r#"{"extra": 1, "sinks": {"a": {"type": "http", "url": "no"}, "b": {"type": "http"}, "c d": {"type": "http", "url": "no"}}}"#,
+        &[
+            "unknown field `extra`, expected `gateway`, `store`, `topics`, `sources` or `pipelines` (f:1:2)",
+            "sinks.a.url: `no` is not a URL (f:1:53)",
+            "sinks.b: missing field `url` (f:1:65)",
+            "sinks: expected a name of 1 to 64 letters, digits, `_`, `.` and `-`, found `c d` (f:1:83)",
+            "sinks.c d.url: `no` is not a URL (f:1:114)",
+        ],
+    )]);
+}
+
+#[test]
+fn the_schema_is_whole_and_documented() {
+    fn walk(root: &serde_json::Value, at: &serde_json::Value, path: &str, flaws: &mut Vec<String>) {
+        if let Some(target) = at["$ref"].as_str()
+            && root.pointer(target.trim_start_matches('#')).is_none()
+        {
+            flaws.push(format!("{path}: {target} leads nowhere"));
+        }
+        match at {
+            serde_json::Value::Object(fields) => {
+                fields.iter().for_each(|(k, v)| walk(root, v, &format!("{path}/{k}"), flaws))
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|v| walk(root, v, path, flaws)),
+            _ => {}
+        }
+    }
+    let schema = schema(&TOYS);
+    let mut flaws = Vec::new();
+    walk(&schema, &schema, "", &mut flaws);
+    for own in [
+        "StoreSettings",
+        "DiskSettings",
+        "DedupeSettings",
+        "TopicSettings",
+        "Keep",
+        "Batch",
+        "Retry",
+        "OnFail",
+        "pipeline",
+    ] {
+        let properties = schema["$defs"][own]["properties"].as_object().unwrap();
+        flaws.extend(
+            properties.iter().filter(|(_, p)| p["description"].is_null()).map(|(name, _)| format!("{own}.{name}")),
+        );
+    }
+    assert_eq!(flaws, Vec::<String>::new());
+    assert_eq!(schema["$defs"]["sink"]["properties"]["type"]["enum"], serde_json::json!(["http"]));
+    assert_eq!(schema["$defs"]["Batch"]["properties"]["max"]["default"], 256);
+    assert_eq!(schema["properties"]["gateway"]["default"], serde_json::json!({}));
 }
 
 #[test]
