@@ -23,14 +23,16 @@ fn texts<'n>(node: &'n Node, list: &str) -> impl Iterator<Item = &'n str> {
 }
 
 /// The topic that `on_fail` names.
-fn failed_to(pipeline: &Node) -> Option<&str> {
-    pipeline.get("on_fail")?.get("then")?.get("topic")?.text()
+fn failed_to(pipeline: &Node) -> Option<&Node> {
+    pipeline.get("on_fail")?.get("then")?.get("topic")
 }
 
 /// What can be referred to; `None` where the section itself is broken, so that nothing follows from it.
 struct Names<'n> {
     topics: Option<Vec<&'n str>>,
     sinks: Option<Vec<&'n str>>,
+    /// Topics of `on_fail` whose name came from outside: they exist, but are not told.
+    untold: Vec<&'n str>,
 }
 
 impl<'n> Names<'n> {
@@ -39,11 +41,12 @@ impl<'n> Names<'n> {
             None | Some(Content::Object(_)) => Some(section(root, name).iter().map(|f| f.name.as_str())),
             Some(_) => None,
         };
-        let topics = || {
-            let failed = section(root, "pipelines").iter().filter_map(|p| failed_to(&p.node));
-            Some(keys("sources")?.chain(keys("pipelines")?).chain(keys("topics")?).chain(failed).collect())
-        };
-        Names { topics: topics(), sinks: keys("sinks").map(Iterator::collect) }
+        let failed = section(root, "pipelines").iter().filter_map(|p| failed_to(&p.node));
+        let (open, untold): (Vec<&Node>, Vec<&Node>) = failed.partition(|n| n.filled().is_empty());
+        let open = open.into_iter().filter_map(Node::text);
+        let topics = || Some(keys("sources")?.chain(keys("pipelines")?).chain(keys("topics")?).chain(open).collect());
+        let untold = untold.into_iter().filter_map(Node::text).collect();
+        Names { topics: topics(), sinks: keys("sinks").map(Iterator::collect), untold }
     }
 }
 
@@ -57,13 +60,13 @@ fn taken_twice(root: &Node, report: &mut Report<'_>) {
 
 fn references(root: &Node, names: &Names<'_>, report: &mut Report<'_>) {
     let lists = [
-        ("pipelines", "from", "source or pipeline", &names.topics),
-        ("pipelines", "to", "sink", &names.sinks),
-        ("sinks", "from", "source or pipeline", &names.topics),
+        ("pipelines", "from", "source or pipeline", &names.topics, &names.untold[..]),
+        ("pipelines", "to", "sink", &names.sinks, &[]),
+        ("sinks", "from", "source or pipeline", &names.topics, &names.untold),
     ];
-    for (of, list, what, known) in lists {
+    for (of, list, what, known, untold) in lists {
         let Some(known) = known else { continue };
-        let defined: HashSet<&str> = known.iter().copied().collect();
+        let defined: HashSet<&str> = known.iter().chain(untold).copied().collect();
         for consumer in section(root, of) {
             let mut seen = HashSet::new();
             for (i, item) in consumer.node.get(list).map_or(&[][..], Node::items).iter().enumerate() {
@@ -84,7 +87,7 @@ fn cycles(root: &Node, report: &mut Report<'_>) {
     let pipelines = section(root, "pipelines");
     let mut writers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, p) in pipelines.iter().enumerate() {
-        for topic in std::iter::once(p.name.as_str()).chain(failed_to(&p.node)) {
+        for topic in std::iter::once(p.name.as_str()).chain(failed_to(&p.node).and_then(Node::text)) {
             writers.entry(topic).or_default().push(i);
         }
     }

@@ -11,8 +11,10 @@ const READ_BY_OTHERS: u32 = 0o004;
 /// From this length on a piece of a secret counts as the secret: messages may cut or quote it in part.
 const TELLING: usize = 8;
 
+/// What a reference (without `${` and `}`) stands for, or why there is nothing.
+pub(super) type Outside<'a> = &'a dyn Fn(&str) -> Result<String, String>;
 /// The environment variables of the process, or those of a test.
-pub(super) type Outside<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// A text with its references filled in. No `Debug`: it may be secret.
 pub(super) struct Filled {
@@ -52,7 +54,7 @@ pub(super) fn fill(written: &str, outside: Outside<'_>) -> Result<Filled, String
             return Err(format!("`{}` has no closing `}}`; write `$${{` for a literal `${{`", shorten(reference)));
         };
         let name = &reference[2..end];
-        let part = resolve(name, outside)?;
+        let part = outside(name)?;
         text.push_str(&part);
         if !name.ends_with(&format!(":-{part}")) {
             parts.push(Part { value: part, reference: reference[..=end].to_owned() });
@@ -68,12 +70,13 @@ fn shorten(text: &str) -> String {
     super::report::shown(text)
 }
 
-fn resolve(name: &str, outside: Outside<'_>) -> Result<String, String> {
+/// Looks a reference up in these environment variables and in the file system.
+pub(super) fn resolve(name: &str, variables: Variables<'_>) -> Result<String, String> {
     if let Some(path) = name.strip_prefix("file:") {
         return read(Path::new(path), true).map_err(|e| format!("`${{{}}}`: {e}", shorten(name)));
     }
     if let Some(cred) = name.strip_prefix("cred:") {
-        return credential(cred, outside).map_err(|e| format!("`${{{}}}`: {e}", shorten(name)));
+        return credential(cred, variables).map_err(|e| format!("`${{{}}}`: {e}", shorten(name)));
     }
     let (variable, default) = name.split_once(":-").map_or((name, None), |(v, d)| (v, Some(d)));
     let wellformed = !variable.is_empty()
@@ -85,7 +88,7 @@ fn resolve(name: &str, outside: Outside<'_>) -> Result<String, String> {
             shorten(name)
         ));
     }
-    match (outside(variable), default) {
+    match (variables(variable), default) {
         // As in a shell, `:-` also stands in for an empty variable.
         (Some(value), Some(default)) if value.is_empty() => Ok(default.to_owned()),
         (None, Some(default)) => Ok(default.to_owned()),
@@ -96,11 +99,11 @@ fn resolve(name: &str, outside: Outside<'_>) -> Result<String, String> {
     }
 }
 
-fn credential(name: &str, outside: Outside<'_>) -> Result<String, String> {
+fn credential(name: &str, variables: Variables<'_>) -> Result<String, String> {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Err("the name of a credential is a plain file name".into());
     }
-    let folder = outside("CREDENTIALS_DIRECTORY")
+    let folder = variables("CREDENTIALS_DIRECTORY")
         .ok_or("$CREDENTIALS_DIRECTORY is not set; systemd sets it where the unit has `LoadCredential=`")?;
     read(&Path::new(&folder).join(name), false)
 }
@@ -179,14 +182,14 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn outside(name: &str) -> Option<OsString> {
-        match name {
+    fn outside(reference: &str) -> Result<String, String> {
+        resolve(reference, &|name| match name {
             "HOST" => Some("example.org".into()),
             "EMPTY" => Some("".into()),
             "TOKEN" => Some("canary-3f9a".into()),
             "PORT" => Some("80".into()),
             _ => None,
-        }
+        })
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
         }
         std::fs::write(&path, "abc").unwrap();
         let given = folder.path().as_os_str().to_owned();
-        let credentials = |_: &str| Some(given.clone());
+        let credentials = |reference: &str| resolve(reference, &|_| Some(given.clone()));
         assert_eq!(fill("${cred:token}", &credentials).map(|f| f.text).as_deref(), Ok("abc"));
     }
 

@@ -2,6 +2,7 @@
 //! Everything wrong is reported in one go, and nothing happens outside before all of it is right.
 
 mod checks;
+mod flaws;
 mod interpolate;
 mod plan;
 mod report;
@@ -12,9 +13,11 @@ mod suggest;
 mod tree;
 mod validate;
 
+pub use flaws::flaws;
 pub use plan::{Catalogue, PipelinePlan, Plan, SinkPlan, SourcePlan};
 pub use report::Problem;
 pub(crate) use rules::sort;
+pub(crate) use schema::common_fields;
 pub use schema::schema;
 pub use settings::{
     Batch, DedupeSettings, DiskSettings, GatewaySettings, Keep, OnFail, PipelineSettings, Retry, Settings, SinkCommon,
@@ -53,7 +56,7 @@ pub fn load<S: ?Sized, P: ?Sized, K: ?Sized>(
     text: &str,
     catalogue: &Catalogue<'_, S, P, K>,
 ) -> Result<(Plan<S, P, K>, Vec<Problem>), Vec<Problem>> {
-    load_with(file, text, catalogue, &|name| std::env::var_os(name))
+    load_with(file, text, catalogue, &|reference| interpolate::resolve(reference, &|name| std::env::var_os(name)))
 }
 
 #[allow(clippy::type_complexity)]

@@ -115,8 +115,10 @@ fn settings(root: &Node, report: &mut Report<'_>) -> Settings {
             Err(e) => refuse(report, "", root, e),
         }
     }
-    if settings.store.disk.low() > settings.store.disk.high {
-        report.error("store.disk.low", root.locate("store.disk.low"), "expected less than `high`");
+    let disk = &settings.store.disk;
+    if disk.low() > disk.high {
+        let message = format!("expected at most `high`, which is {}", disk.high);
+        refuse(report, "", root, ParamsError::at("store.disk.low", message));
     }
     if settings.gateway.id.is_empty() {
         settings.gateway.id = host_name();
@@ -152,7 +154,7 @@ struct Build<'r, 't> {
 impl Build<'_, '_> {
     fn source<S: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<S>]) -> Option<SourcePlan<S>> {
         let path = self.clean("sources", entry)?;
-        let (own, common) = split(&entry.node, &common_fields::<SourceCommon>());
+        let (own, common) = split(&entry.node, &common_fields("source"));
         let common = self.decode(&path, &entry.node, &common);
         let (kind, source) = self.component(&path, entry.name.clone(), &entry.node, own, kinds)?;
         Some(SourcePlan { name: entry.name.clone(), kind, common: common?, source })
@@ -160,11 +162,11 @@ impl Build<'_, '_> {
 
     fn sink<K: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<K>]) -> Option<SinkPlan<K>> {
         let path = self.clean("sinks", entry)?;
-        let (own, common) = split(&entry.node, &common_fields::<SinkCommon>());
+        let (own, common) = split(&entry.node, &common_fields("sink"));
         let common = self.decode::<SinkCommon>(&path, &entry.node, &common);
-        if common.as_ref().is_some_and(|c| c.retry.initial > c.retry.max) {
-            let e = ParamsError::at("retry.initial", "expected at most `max`");
-            refuse(self.report, &path, &entry.node, e);
+        if let Some(retry) = common.as_ref().map(|c| &c.retry).filter(|r| r.initial > r.max) {
+            let message = format!("expected at most `max`, which is {}", retry.max);
+            refuse(self.report, &path, &entry.node, ParamsError::at("retry.initial", message));
         }
         let (kind, sink) = self.component(&path, entry.name.clone(), &entry.node, own, kinds)?;
         let common = common?;
@@ -178,7 +180,7 @@ impl Build<'_, '_> {
             let path = format!("{path}.processes[{i}]");
             let label = format!("{}#{}", node.get("type").and_then(Node::text).unwrap_or_default(), i + 1);
             if self.report.clean(&path) {
-                let (own, _) = split(node, &["type".into()]);
+                let (own, _) = split(node, &common_fields("process"));
                 let name = format!("{}.{label}", entry.name);
                 processes.extend(self.component(&path, name, node, own, kinds).map(|(_, process)| (label, process)));
             }

@@ -6,6 +6,8 @@ use std::fmt;
 const MOST: usize = 100;
 /// Names and values in messages are cut here.
 const SHOWN: usize = 64;
+/// Messages are cut here; a list of all kinds fits.
+const LONGEST: usize = 800;
 
 /// An error or a warning about a configuration, one line for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +80,7 @@ impl<'a> Report<'a> {
     pub fn clean(&self, path: &str) -> bool {
         let below =
             |found: &str| found.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-        self.left_out == 0 && !self.errors.iter().any(|e| below(&e.path) || e.path.is_empty())
+        self.left_out == 0 && !self.errors.iter().any(|e| below(&e.path))
     }
 
     /// Whether more errors would not be shown anyway.
@@ -136,7 +138,11 @@ pub(super) fn shown(text: &str) -> String {
     out
 }
 
-/// Messages of decoders may span lines (those of `regex` do).
+/// Messages of decoders may span lines (those of `regex` do) and quote a value at length.
 fn one_line(message: &str) -> String {
-    message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+    let line = message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
 }

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 pub fn schema<S: ?Sized, P: ?Sized, K: ?Sized>(catalogue: &Catalogue<'_, S, P, K>) -> Value {
     let mut g = SchemaGenerator::default();
     let mut defs = Rules::new();
-    add_kinds("source", catalogue.sources, Some(SourceCommon::json_schema), &mut g, &mut defs);
-    add_kinds("process", catalogue.processes, None, &mut g, &mut defs);
-    add_kinds("sink", catalogue.sinks, Some(SinkCommon::json_schema), &mut g, &mut defs);
+    add_kinds("source", catalogue.sources, &mut g, &mut defs);
+    add_kinds("process", catalogue.processes, &mut g, &mut defs);
+    add_kinds("sink", catalogue.sinks, &mut g, &mut defs);
 
     let mut pipeline = PipelineSettings::json_schema(&mut g).to_value();
     pipeline["properties"]["processes"] = json!({
@@ -48,23 +48,23 @@ pub fn schema<S: ?Sized, P: ?Sized, K: ?Sized>(catalogue: &Catalogue<'_, S, P, K
     root
 }
 
-/// The names of the fields that a kind's own struct does not see.
-pub(super) fn common_fields<T: JsonSchema>() -> Vec<String> {
-    let schema = T::json_schema(&mut SchemaGenerator::default());
-    let properties = schema.get("properties").and_then(Value::as_object);
-    properties.into_iter().flat_map(Rules::keys).cloned().chain(["type".to_owned()]).collect()
+/// The names of the fields that every `source`, `process` or `sink` has; a kind's own struct does not see them.
+pub(crate) fn common_fields(sort: &str) -> Vec<String> {
+    let schema = commons(sort).map(|schema| schema(&mut SchemaGenerator::default()));
+    let properties = schema.as_ref().and_then(|s| s.get("properties")?.as_object());
+    ["type".to_owned()].into_iter().chain(properties.into_iter().flat_map(Rules::keys).cloned()).collect()
 }
 
-type Commons = fn(&mut SchemaGenerator) -> Schema;
+fn commons(sort: &str) -> Option<fn(&mut SchemaGenerator) -> Schema> {
+    match sort {
+        "source" => Some(SourceCommon::json_schema),
+        "sink" => Some(SinkCommon::json_schema),
+        _ => None,
+    }
+}
 
 /// Defines `source`, which looks at `type` only, and from there leads to `source.http` and the other kinds.
-fn add_kinds<T: ?Sized>(
-    sort: &str,
-    kinds: &[Kind<T>],
-    common: Option<Commons>,
-    g: &mut SchemaGenerator,
-    defs: &mut Rules,
-) {
+fn add_kinds<T: ?Sized>(sort: &str, kinds: &[Kind<T>], g: &mut SchemaGenerator, defs: &mut Rules) {
     let mut branches = Vec::new();
     for kind in kinds {
         let name = format!("{sort}.{}", kind.name);
@@ -72,7 +72,7 @@ fn add_kinds<T: ?Sized>(
             "if": { "properties": { "type": { "const": kind.name } }, "required": ["type"] },
             "then": { "$ref": format!("#/$defs/{name}") },
         }));
-        defs.insert(name, component(kind, common, g));
+        defs.insert(name, component(sort, kind, g));
     }
     let names: Vec<&str> = kinds.iter().map(|k| k.name).collect();
     let chosen = json!({
@@ -85,9 +85,9 @@ fn add_kinds<T: ?Sized>(
 }
 
 /// A kind's own fields, and the common ones.
-pub(super) fn component<T: ?Sized>(kind: &Kind<T>, common: Option<Commons>, g: &mut SchemaGenerator) -> Value {
+fn component<T: ?Sized>(sort: &str, kind: &Kind<T>, g: &mut SchemaGenerator) -> Value {
     let own = (kind.schema)(g).to_value();
-    let common = common.map_or(Value::Null, |schema| schema(g).to_value());
+    let common = commons(sort).map_or(Value::Null, |schema| schema(g).to_value());
     let mut properties = Rules::new();
     properties.insert("type".into(), json!({ "const": kind.name, "description": kind.about }));
     let mut required = vec![json!("type")];

@@ -83,6 +83,7 @@ pub struct DedupeSettings {
     /// An id that comes again within this time is a repeat: it is acknowledged, but not stored again.
     pub window: Span,
     /// How many ids are remembered at most; 0 turns it off.
+    #[schemars(range(max = 10_000_000))]
     pub ids: u64,
 }
 
@@ -126,7 +127,7 @@ pub struct SourceCommon {
     /// Field of the body that holds the event's key: what it is about, such as the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// From 0, the lowest, to 7, for alarms. The lowest is given up first when the disk is full.
+    /// From 0, the lowest, to 7, for alarms.
     #[schemars(range(max = 7))]
     pub priority: u8,
     /// Larger events are refused.
@@ -222,7 +223,8 @@ pub struct PipelineSettings {
 #[derive(Serialize, Deserialize, JsonSchema, Default, Clone)]
 #[serde(deny_unknown_fields, default)]
 pub struct OnFail {
-    /// How often it is tried again before `then`.
+    /// How often it is tried again before `then`. The pipeline waits for it, so the number is small.
+    #[schemars(range(max = 100))]
     pub retry: u32,
     /// Where it goes.
     pub then: Then,
