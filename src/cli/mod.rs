@@ -1,3 +1,161 @@
 //! The command line.
 
 pub mod kinds;
+mod process;
+
+use crate::{
+    config::{self, Catalogue, Problem},
+    kind::{Process, Sink, Source},
+    process as processes, runtime, sinks, sources,
+};
+use clap::{Parser, Subcommand};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h): systemd is told not to restart on it.
+const BAD_CONFIGURATION: u8 = 78;
+/// Exit code of wrong arguments.
+const USAGE: u8 = 2;
+
+/// Store-and-forward event gateway: takes sensor events in, has each on disk before it says yes, runs pipelines over
+/// them, and sends the results upstream whenever there is an upstream.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration.
+#[derive(Parser)]
+#[command(name = "tidegate", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM, Ctrl-C, or until all bounded sources are delivered.
+    ///
+    /// Example: tidegate run configs/demo.jsonc
+    Run {
+        /// The configuration: JSON with comments.
+        file: PathBuf,
+        /// Store nothing: a source is answered after the pipelines and sinks have run, and an HTTP client gets a 5xx
+        /// that names the process or sink that failed.
+        #[arg(long)]
+        stateless: bool,
+    },
+    /// Check a configuration: every error with its line and column, exit code 78 if there is one.
+    ///
+    /// Example: tidegate check /etc/tidegate/tidegate.jsonc
+    Check {
+        /// The configuration.
+        file: PathBuf,
+    },
+    /// Run events from standard input through the pipelines; results on standard output, one line each.
+    ///
+    /// Example: echo '{"temp": 21.5}' | tidegate process configs/demo.jsonc
+    Process {
+        /// The configuration; its sources and sinks are not used.
+        file: PathBuf,
+        /// The source whose events these are; without it they run through every pipeline that reads a source.
+        #[arg(long)]
+        source: Option<String>,
+    },
+    /// List the kinds of sources, processes and sinks, or explain one: its fields and an example.
+    ///
+    /// Example: tidegate kinds http
+    Kinds {
+        /// The kind to explain.
+        name: Option<String>,
+        /// Output: `text` for people, `json` for programs.
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        format: String,
+    },
+    /// Print the JSON Schema of the configuration, for editors.
+    ///
+    /// Example: tidegate schema > tidegate.schema.json
+    Schema,
+}
+
+/// Everything a configuration can name.
+pub fn catalogue() -> Catalogue<'static, dyn Source, dyn Process, dyn Sink> {
+    Catalogue { sources: sources::KINDS, processes: processes::KINDS, sinks: sinks::KINDS }
+}
+
+/// Reads the arguments, does what they say, and gives the exit code.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            error.print().ok();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let logger = simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info).env();
+    logger.init().ok();
+    match arguments.command {
+        Command::Run { file, stateless } => start(&file, |plan| block_on(runtime::run(plan, stateless))),
+        Command::Process { file, source } => start(&file, |plan| process::run(plan, source.as_deref())),
+        Command::Check { file } => start(&file, |plan| {
+            let (sources, pipelines, sinks) = (plan.sources.len(), plan.pipelines.len(), plan.sinks.len());
+            print(&format!("{}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks\n", file.display()))
+        }),
+        Command::Kinds { name, format } => {
+            let format = if format == "json" { kinds::Format::Json } else { kinds::Format::Text };
+            finish(
+                kinds::kinds(&catalogue(), name.as_deref(), format)
+                    .map_err(anyhow::Error::msg)
+                    .and_then(|text| print(&text)),
+            )
+        }
+        Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
+    }
+}
+
+/// Loads a configuration, shows what is wrong with it, and goes on if nothing is.
+fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> ExitCode {
+    let loaded = config::read(file).map_err(|p| vec![p]).and_then(|text| config::load(file, &text, &catalogue()));
+    match loaded {
+        Ok((plan, warnings)) => {
+            show("warning: ", &warnings);
+            finish(go(plan))
+        }
+        Err(problems) => {
+            show("", &problems);
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+    }
+}
+
+fn show(prefix: &str, problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("{prefix}{problem}");
+    }
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidegate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).or_else(|e| match e.kind() {
+        std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(e.into()),
+    })
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    // More threads than that cost memory and gain nothing: the store's writer is the limit.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let result = runtime.block_on(work);
+    // A blocking read of standard input cannot be interrupted: do not wait for it.
+    runtime.shutdown_background();
+    result
+}
