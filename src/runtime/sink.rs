@@ -94,7 +94,7 @@ impl Outlet {
     /// Delivers all events, the halves of a refused batch one after another.
     async fn deliver(&mut self, events: &[Event], backoff: &mut Backoff, stop: &mut watch::Receiver<bool>) -> Outcome {
         let mut dead = Vec::new();
-        let mut ranges = Vec::from_iter([0..events.len()]);
+        let mut ranges: Vec<_> = std::iter::once(0..events.len()).collect();
         while let Some(range) = ranges.pop().filter(|r| !r.is_empty()) {
             let part = &events[range.clone()];
             let result = tokio::select! {

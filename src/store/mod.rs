@@ -6,6 +6,7 @@
 
 mod highest;
 mod lane;
+mod load;
 mod reader;
 mod rows;
 mod schema;
@@ -319,6 +320,7 @@ impl Store {
 
     /// Commits what rides, checkpoints and closes the file. Later calls answer `Closed`.
     pub async fn close(&self) {
+        self.reads.send(rows::Read::END).ok();
         let (reply, answer) = oneshot::channel();
         if self.send(Request::Close(reply)).is_ok() {
             answer.await.ok();

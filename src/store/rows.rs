@@ -31,12 +31,17 @@ impl Chunk {
     }
 }
 
-/// Work for the reading thread.
-pub(super) struct Read(Box<dyn FnOnce(&Connection) + Send>);
+type Work = Box<dyn FnOnce(&Connection) + Send>;
+
+/// Work for the reading thread; `None` ends it.
+pub(super) struct Read(Option<Work>);
 
 impl Read {
-    pub fn run(self, db: &Connection) {
-        (self.0)(db);
+    pub const END: Read = Read(None);
+
+    /// Does the work; gives whether to go on.
+    pub fn run(self, db: &Connection) -> bool {
+        self.0.map(|work| work(db)).is_some()
     }
 }
 
@@ -44,11 +49,11 @@ impl Read {
 pub(super) fn start(path: &Path) -> Result<mpsc::Sender<Read>, OpenError> {
     let db = schema::open_reader(path)?;
     let (send, receive) = mpsc::channel::<Read>();
-    thread::Builder::new().name("store-read".into()).spawn(move || {
-        for read in receive {
-            read.run(&db);
-        }
-    })?;
+    thread::Builder::new().name("store-read".into()).spawn(
+        move || {
+            while receive.recv().is_ok_and(|read| read.run(&db)) {}
+        },
+    )?;
     Ok(send)
 }
 
@@ -70,9 +75,9 @@ async fn ask<T: Send + 'static>(
     query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
 ) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
-    let read = Read(Box::new(move |db| {
+    let read = Read(Some(Box::new(move |db| {
         reply.send(query(db)).ok();
-    }));
+    })));
     reads.send(read).map_err(|_| Refusal::Closed)?;
     answer.await.map_err(|_| Refusal::Closed)?.map_err(|e| Refusal::Failed(e.to_string()))
 }

@@ -32,21 +32,29 @@ fn older(than_ms: u128, then: Option<Instant>) -> bool {
 }
 
 impl Trimmer {
-    /// Deletes, in the open transaction, rows of these lanes that everybody passed.
+    /// Deletes, in the open transaction, rows that everybody passed. Gives the lanes that changed.
     pub fn trim(
         &mut self,
         db: &Connection,
         index: &mut Index,
         options: &Options,
-        lanes: &[u16],
         now: i64,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<Vec<u16>> {
         if !older(PAUSE_MS, self.trimmed) {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        for id in lanes {
-            let passed = index.passed(*id);
-            let Some(lane) = index.lanes.get_mut(id).filter(|l| passed > l.first) else { continue };
+        self.trimmed = Some(Instant::now());
+        let passed: Vec<(u16, u64)> = index
+            .lanes
+            .iter()
+            .map(|(id, l)| (*id, index.passed(*id), l.first))
+            .filter(|(_, p, first)| p > first)
+            .map(|(id, p, _)| (id, p))
+            .collect();
+        let mut changed = Vec::new();
+        for (id, passed) in &passed {
+            let Some(lane) = index.lanes.get_mut(id) else { continue };
+            let passed = *passed;
             let keep = options.keep.get(&*lane.topic).copied().unwrap_or_default();
             let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now)? else { continue };
             db.prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
@@ -58,13 +66,13 @@ impl Trimmer {
                 end as i64,
                 lane.next as i64
             ])?;
+            changed.push(*id);
         }
-        self.trimmed = Some(Instant::now());
-        Ok(())
+        Ok(changed)
     }
 
     /// Whether a trim at rest would find something: some lane holds what everybody passed.
-    pub fn due(&self, index: &Index, options: &Options, _now: i64) -> bool {
+    pub fn due(&self, index: &Index, options: &Options) -> bool {
         let kept = |topic: &str| options.keep.get(topic).is_some_and(|k| k.age.is_some() || k.bytes.is_some());
         let wait = |topic: &str| if kept(topic) { 60_000 } else { PAUSE_MS };
         index.lanes.iter().any(|(id, l)| index.passed(*id) > l.first && older(wait(&l.topic), self.trimmed))

@@ -1,9 +1,10 @@
 //! The one thread that writes. It takes everything that waits into one transaction, commits, then answers.
 
 use super::{
-    Dead, Keep, OpenError, Options, Placed, Refusal, Request, Start, Step,
+    Dead, OpenError, Options, Placed, Refusal, Request, Start, Step,
     highest::Highest,
     lane::{Consumer, Cursor, Index, Lane, Shared},
+    load::{identity, load, register_boot, unreadable},
     rows::{Chunk, ROW_BYTES, crc, key},
     schema,
     seen::{Seen, Verdict},
@@ -109,75 +110,6 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     Ok((shared, send))
 }
 
-fn unreadable(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
-/// The store's random number, and where the numbers of new lanes begin: above all that a lost database gave out.
-fn identity(db: &Connection, highest: &Highest) -> Result<(u64, u64), OpenError> {
-    let fresh = fastrand::i64(1..=i64::MAX);
-    db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('store', ?1)", [fresh])?;
-    let base = i64::try_from(highest.bound().max(1)).unwrap_or(i64::MAX);
-    db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('base', ?1)", [base])?;
-    let read = |key: &str| db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get::<_, i64>(0));
-    Ok((read("store")?.unsigned_abs(), read("base")?.unsigned_abs()))
-}
-
-fn register_boot(db: &Connection) -> Result<u32, OpenError> {
-    db.execute("INSERT INTO boot (id, at) VALUES (?1, ?2)", params![clock::boot_id(), clock::wall_ms()])?;
-    let n = db.last_insert_rowid();
-    // A gateway that restarts every minute for a year makes half a million rows; events older than that are gone.
-    db.execute("DELETE FROM boot WHERE n <= ?1", [n - 100_000])?;
-    Ok(u32::try_from(n).unwrap_or(u32::MAX))
-}
-
-fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), OpenError> {
-    let mut index = Index::default();
-    let mut query = db.prepare("SELECT id, topic, priority, start, first, next FROM lane")?;
-    let mut rows = query.query([])?;
-    while let Some(r) = rows.next()? {
-        let id: u16 = r.get(0)?;
-        let topic: String = r.get(1)?;
-        let number = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
-        let (start, first, mut next) = (number(3)?, number(4)?, number(5)?);
-        let last = db
-            .prepare_cached("SELECT id, count FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 1")?
-            .query_row(params![key(id, 0), key(id, u64::MAX)], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?)));
-        match last {
-            Ok((key, count)) => next = next.max(super::rows::seq_of(key) + count.unsigned_abs()),
-            Err(rusqlite::Error::QueryReturnedNoRows) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let bytes = match options.keep.get(&topic) {
-            Some(Keep { bytes: Some(_), .. }) => trim::bytes(db, id)?,
-            _ => 0,
-        };
-        index.lanes.insert(id, Lane { topic: topic.into(), priority: r.get(2)?, start, first, next, bytes });
-    }
-    let mut query = db.prepare("SELECT id, name FROM consumer")?;
-    let mut rows = query.query([])?;
-    while let Some(r) = rows.next()? {
-        index.consumers.insert(r.get(0)?, Consumer { name: r.get(1)?, topics: Vec::new() });
-    }
-    let mut query = db.prepare("SELECT id, start, seq, delivered, stopped, dead, expired, evicted FROM cursor")?;
-    let mut rows = query.query([])?;
-    while let Some(r) = rows.next()? {
-        let id: i64 = r.get(0)?;
-        let n = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
-        let cursor = Cursor {
-            start: n(1)?,
-            seq: n(2)?,
-            delivered: n(3)?,
-            stopped: n(4)?,
-            dead: n(5)?,
-            expired: n(6)?,
-            evicted: n(7)?,
-        };
-        index.cursors.insert(((id >> 16) as u32, id as u16), cursor);
-    }
-    Ok((index, Seen::load(db, options.window)?))
-}
-
 impl Writer {
     fn run(mut self, requests: &mpsc::Receiver<Request>) {
         loop {
@@ -194,6 +126,7 @@ impl Writer {
             }
             if let Some(closed) = self.serve(group) {
                 self.finish();
+                drop(self);
                 closed.send(()).ok();
                 return;
             }
@@ -229,7 +162,9 @@ impl Writer {
                     let done = self.alone(|w| w.forget(&name));
                     reply.send(done).ok();
                 }
-                Request::Read(read) => read.run(&self.db),
+                Request::Read(read) => {
+                    read.run(&self.db);
+                }
                 Request::Close(reply) => return Some(reply),
                 Request::Commit { .. } | Request::Ride(_) => {}
             }
@@ -482,8 +417,9 @@ impl Writer {
         if let Some(row) = self.seen.expire(now) {
             self.db.prepare_cached("DELETE FROM seen WHERE id <= ?1")?.execute([row])?;
         }
-        let lanes: Vec<u16> = self.open.lanes.iter().copied().collect();
-        self.trimmer.trim(&self.db, &mut self.index, &self.options, &lanes, now)
+        let trimmed = self.trimmer.trim(&self.db, &mut self.index, &self.options, now)?;
+        self.open.lanes.extend(trimmed);
+        Ok(())
     }
 
     fn write_row(&mut self, lane: u16, row: Row) -> rusqlite::Result<()> {
@@ -579,12 +515,8 @@ impl Writer {
 
     /// Nobody waits: look for what retention lets go, and now and then fold the WAL into the database.
     fn rest(&mut self) {
-        if self.trimmer.due(&self.index, &self.options, clock::wall_ms()) {
-            self.transaction(|writer| {
-                writer.open.lanes.extend(writer.index.lanes.keys());
-                Ok(())
-            })
-            .ok();
+        if self.trimmer.due(&self.index, &self.options) {
+            self.transaction(|_| Ok(())).ok();
         }
         self.trimmer.checkpoint(&self.db);
     }
