@@ -4,6 +4,7 @@
 //! a batch, what a component wants to remember. The writer takes all steps that wait into one transaction, so one flush
 //! serves them all, and answers after it. Readers see what is committed, from memory while it is fresh.
 
+mod consumers;
 mod highest;
 mod lane;
 mod load;

@@ -1,9 +1,9 @@
 //! The one thread that writes. It takes everything that waits into one transaction, commits, then answers.
 
 use super::{
-    Dead, OpenError, Options, Placed, Refusal, Request, Start, Step,
+    Dead, OpenError, Options, Placed, Refusal, Request, Step,
     highest::Highest,
-    lane::{Consumer, Cursor, Index, Lane, Shared},
+    lane::{Index, Shared},
     load::{identity, load, register_boot, unreadable},
     rows::{Chunk, ROW_BYTES, crc, key},
     schema,
@@ -35,28 +35,28 @@ const MAX_DEAD: i64 = 10_000;
 type Reply = oneshot::Sender<Result<Vec<Placed>, Refusal>>;
 
 pub(super) struct Writer {
-    db: Connection,
+    pub(super) db: Connection,
     options: Options,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// What is on disk and in the open transaction. After a failure it is read again.
-    index: Index,
+    pub(super) index: Index,
     seen: Seen,
     highest: Highest,
-    base: u64,
+    pub(super) base: u64,
     full: bool,
     riding: Vec<Step>,
     ride_since: Option<Instant>,
     trimmer: trim::Trimmer,
-    open: Open,
+    pub(super) open: Open,
 }
 
 /// What the open transaction has changed.
 #[derive(Default)]
-struct Open {
+pub(super) struct Open {
     rows: BTreeMap<u16, Row>,
     fresh: Vec<(u16, Chunk)>,
-    lanes: BTreeSet<u16>,
-    cursors: BTreeSet<(u32, u16)>,
+    pub lanes: BTreeSet<u16>,
+    pub cursors: BTreeSet<(u32, u16)>,
 }
 
 /// A batch row that still grows.
@@ -435,81 +435,6 @@ impl Writer {
         }
         let data = Ok(Bytes::from(row.data));
         self.open.fresh.push((lane, Chunk { first: row.first, count: u64::from(row.count), data }));
-        Ok(())
-    }
-
-    /// The lane of a topic and priority; made, with cursors for the topic's consumers, if there is none.
-    fn lane(&mut self, topic: &Arc<str>, priority: u8) -> rusqlite::Result<u16> {
-        if let Some(id) = self.index.lane(topic, priority) {
-            return Ok(id);
-        }
-        let id = self.index.lanes.keys().next_back().map_or(1, |last| last + 1);
-        let base = self.base;
-        self.db
-            .prepare_cached(
-                "INSERT INTO lane (id, topic, priority, start, first, next) VALUES (?1, ?2, ?3, ?4, ?4, ?4)",
-            )?
-            .execute(params![id, topic.as_ref(), priority, base as i64])?;
-        let lane = Lane { topic: topic.clone(), priority, start: base, first: base, next: base, bytes: 0 };
-        self.index.lanes.insert(id, lane);
-        let readers = self.index.consumers.iter().filter(|(_, c)| c.topics.contains(topic));
-        for consumer in readers.map(|(consumer, _)| *consumer) {
-            self.index.cursors.insert((consumer, id), Cursor { start: base, seq: base, ..Cursor::default() });
-            self.open.cursors.insert((consumer, id));
-        }
-        self.open.lanes.insert(id);
-        Ok(id)
-    }
-
-    fn register(&mut self, name: &str, topics: &[Arc<str>], start: Start) -> rusqlite::Result<u32> {
-        let known = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id);
-        let id = match known {
-            Some(id) => id,
-            None => {
-                let id = self.index.consumers.keys().next_back().map_or(1, |last| last + 1);
-                self.db.execute("INSERT INTO consumer (id, name) VALUES (?1, ?2)", params![id, name])?;
-                id
-            }
-        };
-        self.index.consumers.insert(id, Consumer { name: name.to_owned(), topics: topics.to_vec() });
-        for (lane, l) in self.index.lanes.iter().filter(|(_, l)| topics.contains(&l.topic)) {
-            self.index.cursors.entry((id, *lane)).or_insert_with(|| {
-                self.open.cursors.insert((id, *lane));
-                let seq = if start == Start::Oldest { l.first } else { l.next };
-                Cursor { start: seq, seq, ..Cursor::default() }
-            });
-        }
-        let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id).copied().collect();
-        for (_, lane) in dropped {
-            let read = self.index.lanes.get(&lane).is_some_and(|l| topics.contains(&l.topic));
-            if !read {
-                self.drop_cursor(id, lane)?;
-            }
-        }
-        let entry = self.index.consumers.get(&id).cloned();
-        self.shared.view().index.consumers.extend(entry.map(|c| (id, c)));
-        Ok(id)
-    }
-
-    fn forget(&mut self, name: &str) -> rusqlite::Result<()> {
-        let Some(id) = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id) else {
-            return Ok(());
-        };
-        let lanes: Vec<u16> = self.index.cursors.keys().filter(|(c, _)| *c == id).map(|(_, lane)| *lane).collect();
-        for lane in lanes {
-            self.drop_cursor(id, lane)?;
-        }
-        self.db.execute("DELETE FROM consumer WHERE id = ?1", [id])?;
-        self.index.consumers.remove(&id);
-        self.shared.view().index.consumers.remove(&id);
-        Ok(())
-    }
-
-    fn drop_cursor(&mut self, consumer: u32, lane: u16) -> rusqlite::Result<()> {
-        self.db.execute("DELETE FROM cursor WHERE id = ?1", [(i64::from(consumer) << 16) | i64::from(lane)])?;
-        self.index.cursors.remove(&(consumer, lane));
-        self.shared.view().index.cursors.remove(&(consumer, lane));
-        self.open.lanes.insert(lane);
         Ok(())
     }
 

@@ -1,0 +1,86 @@
+//! Lanes and consumers come and go, each in the transaction that needs it.
+
+use super::{
+    Start,
+    lane::{Consumer, Cursor, Lane},
+    writer::Writer,
+};
+use rusqlite::params;
+use std::sync::Arc;
+
+impl Writer {
+    /// The lane of a topic and priority; made, with cursors for the topic's consumers, if there is none.
+    pub(super) fn lane(&mut self, topic: &Arc<str>, priority: u8) -> rusqlite::Result<u16> {
+        if let Some(id) = self.index.lane(topic, priority) {
+            return Ok(id);
+        }
+        let id = self.index.lanes.keys().next_back().map_or(1, |last| last + 1);
+        let base = self.base;
+        self.db
+            .prepare_cached(
+                "INSERT INTO lane (id, topic, priority, start, first, next) VALUES (?1, ?2, ?3, ?4, ?4, ?4)",
+            )?
+            .execute(params![id, topic.as_ref(), priority, base as i64])?;
+        let lane = Lane { topic: topic.clone(), priority, start: base, first: base, next: base, bytes: 0 };
+        self.index.lanes.insert(id, lane);
+        let readers = self.index.consumers.iter().filter(|(_, c)| c.topics.contains(topic));
+        for consumer in readers.map(|(consumer, _)| *consumer) {
+            self.index.cursors.insert((consumer, id), Cursor { start: base, seq: base, ..Cursor::default() });
+            self.open.cursors.insert((consumer, id));
+        }
+        self.open.lanes.insert(id);
+        Ok(id)
+    }
+
+    pub(super) fn register(&mut self, name: &str, topics: &[Arc<str>], start: Start) -> rusqlite::Result<u32> {
+        let known = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id);
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let id = self.index.consumers.keys().next_back().map_or(1, |last| last + 1);
+                self.db.execute("INSERT INTO consumer (id, name) VALUES (?1, ?2)", params![id, name])?;
+                id
+            }
+        };
+        self.index.consumers.insert(id, Consumer { name: name.to_owned(), topics: topics.to_vec() });
+        for (lane, l) in self.index.lanes.iter().filter(|(_, l)| topics.contains(&l.topic)) {
+            self.index.cursors.entry((id, *lane)).or_insert_with(|| {
+                self.open.cursors.insert((id, *lane));
+                let seq = if start == Start::Oldest { l.first } else { l.next };
+                Cursor { start: seq, seq, ..Cursor::default() }
+            });
+        }
+        let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id).copied().collect();
+        for (_, lane) in dropped {
+            let read = self.index.lanes.get(&lane).is_some_and(|l| topics.contains(&l.topic));
+            if !read {
+                self.drop_cursor(id, lane)?;
+            }
+        }
+        let entry = self.index.consumers.get(&id).cloned();
+        self.shared.view().index.consumers.extend(entry.map(|c| (id, c)));
+        Ok(id)
+    }
+
+    pub(super) fn forget(&mut self, name: &str) -> rusqlite::Result<()> {
+        let Some(id) = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id) else {
+            return Ok(());
+        };
+        let lanes: Vec<u16> = self.index.cursors.keys().filter(|(c, _)| *c == id).map(|(_, lane)| *lane).collect();
+        for lane in lanes {
+            self.drop_cursor(id, lane)?;
+        }
+        self.db.execute("DELETE FROM consumer WHERE id = ?1", [id])?;
+        self.index.consumers.remove(&id);
+        self.shared.view().index.consumers.remove(&id);
+        Ok(())
+    }
+
+    fn drop_cursor(&mut self, consumer: u32, lane: u16) -> rusqlite::Result<()> {
+        self.db.execute("DELETE FROM cursor WHERE id = ?1", [(i64::from(consumer) << 16) | i64::from(lane)])?;
+        self.index.cursors.remove(&(consumer, lane));
+        self.shared.view().index.cursors.remove(&(consumer, lane));
+        self.open.lanes.insert(lane);
+        Ok(())
+    }
+}
