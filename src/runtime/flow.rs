@@ -8,6 +8,7 @@ use crate::{
         Batch, Event,
         batch::{Place, Records},
     },
+    fault::Fault,
     kind::{Before, Sink},
 };
 use async_trait::async_trait;
@@ -18,8 +19,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, watch},
+    time,
+};
 
 /// A pipeline with what it reads.
 pub(super) struct Stage {
@@ -77,6 +82,26 @@ impl Flow {
     }
 }
 
+/// A sink whose connection needs care gets a moment now and then, as long as nobody delivers.
+const CARE: Duration = Duration::from_secs(5);
+const MOMENT: Duration = Duration::from_millis(50);
+
+impl Flow {
+    /// Keeps connections alive until the stop, then says goodbye.
+    pub(super) async fn keep_alive(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        while time::timeout(CARE, stop.wait_for(|stop| *stop)).await.is_err() {
+            for drain in &self.drains {
+                if let Ok(mut sink) = drain.sink.try_lock() {
+                    time::timeout(MOMENT, sink.idle()).await.ok();
+                }
+            }
+        }
+        for drain in &self.drains {
+            drain.sink.lock().await.close().await;
+        }
+    }
+}
+
 #[async_trait]
 impl Before for Flow {
     async fn pass(&self, topic: &Arc<str>, priority: u8, batch: &Batch) -> Result<(), String> {
@@ -93,7 +118,12 @@ impl Before for Flow {
         }
         for (at, events) in by_sink.into_iter().filter(|(_, events)| !events.is_empty()) {
             let drain = &self.drains[at];
-            let delivered = drain.sink.lock().await.deliver(&events).await;
+            let mut sink = drain.sink.lock().await;
+            let delivered = match sink.deliver(&events).await {
+                // A connection that went stale while nobody delivered is made anew once.
+                Err(Fault::Retry(_)) => sink.deliver(&events).await,
+                done => done,
+            };
             delivered.map_err(|fault| format!("{}: {fault}", drain.name))?;
         }
         Ok(())

@@ -55,7 +55,9 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
     let mut outlets = JoinSet::new();
     let mut pipelines = JoinSet::new();
     let before: Option<Arc<dyn Before>> = if stateless {
-        Some(Arc::new(flow(plan.pipelines, plan.sinks)))
+        let flow = Arc::new(flow(plan.pipelines, plan.sinks));
+        outlets.spawn(flow.clone().keep_alive(stopping.clone()));
+        Some(flow)
     } else {
         start_sinks(plan.sinks, &store, &links, &fatal, &stopping, &mut outlets).await?;
         start_pipelines(plan.pipelines, &store, &links, &stopping, &mut pipelines).await?;
@@ -75,7 +77,9 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
         Some(failure) = failures.recv() => Err(anyhow::anyhow!(failure)),
-        () = drained(&mut sources, &store), if bounded => Ok(()),
+        ended = sources_ended(&mut sources, &store, bounded) => ended,
+        failure = panicked(&mut pipelines) => Err(failure),
+        failure = panicked(&mut outlets) => Err(failure),
     };
     log::info!("stopping");
     let orderly = async {
@@ -99,11 +103,28 @@ async fn quiet_end(work: impl Future<Output = ()>, mut stop: watch::Receiver<boo
     }
 }
 
-/// Until every source has ended and every consumer is done with everything.
-async fn drained(sources: &mut JoinSet<()>, store: &Store) {
-    while sources.join_next().await.is_some() {}
+/// Until every source has ended and, if that is their nature, every consumer is done with everything.
+async fn sources_ended(sources: &mut JoinSet<()>, store: &Store, bounded: bool) -> anyhow::Result<()> {
+    while let Some(ended) = sources.join_next().await {
+        ended?;
+    }
+    if !bounded {
+        std::future::pending::<()>().await;
+    }
     while store.ledger().iter().any(|row| row.queued > 0 && is_ours(&row.consumer)) {
         time::sleep(DRAINED).await;
+    }
+    Ok(())
+}
+
+/// Until a task panics, which is a defect: the gateway ends and is started again, as after a crash.
+async fn panicked(tasks: &mut JoinSet<()>) -> anyhow::Error {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) => return error.into(),
+            Some(Ok(())) => {}
+            None => std::future::pending().await,
+        }
     }
 }
 

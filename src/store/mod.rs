@@ -128,6 +128,27 @@ pub struct Step {
     pub timers: Vec<(String, Vec<u8>, Option<i64>)>,
 }
 
+impl Step {
+    /// Adds a later step to this one; moves of the same cursor become one.
+    fn fold(&mut self, later: Step) {
+        for m in later.moves {
+            match self.moves.iter_mut().find(|known| (known.consumer, known.lane) == (m.consumer, m.lane)) {
+                Some(known) => {
+                    known.to = known.to.max(m.to);
+                    known.dead += m.dead;
+                    known.evicted += m.evicted;
+                    known.stopped += m.stopped;
+                }
+                None => self.moves.push(m),
+            }
+        }
+        self.appends.extend(later.appends);
+        self.dead.extend(later.dead);
+        self.state.extend(later.state);
+        self.timers.extend(later.timers);
+    }
+}
+
 /// Events for a topic.
 #[derive(Debug)]
 pub struct Append {

@@ -44,7 +44,8 @@ pub(super) struct Writer {
     highest: Highest,
     pub(super) base: u64,
     full: bool,
-    riding: Vec<Step>,
+    /// Steps that nobody waits for, folded into one.
+    riding: Step,
     ride_since: Option<Instant>,
     trimmer: trim::Trimmer,
     pub(super) open: Open,
@@ -101,7 +102,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         highest,
         base,
         full: false,
-        riding: Vec::new(),
+        riding: Step::default(),
         ride_since: None,
         trimmer,
         open: Open::default(),
@@ -141,12 +142,12 @@ impl Writer {
                 Request::Commit { step, permit, reply } => steps.push((step, permit, reply)),
                 Request::Ride(step) => {
                     self.ride_since.get_or_insert_with(Instant::now);
-                    self.riding.push(step);
+                    self.riding.fold(step);
                 }
                 other => rest.push(other),
             }
         }
-        let ride_is_due = self.ride_since.is_some_and(|since| since.elapsed() >= RIDE) || self.riding.len() >= GROUP;
+        let ride_is_due = self.ride_since.is_some_and(|since| since.elapsed() >= RIDE);
         if !steps.is_empty() || ride_is_due {
             self.commit(steps);
         } else if rest.is_empty() && self.ride_since.is_none() {
@@ -172,15 +173,13 @@ impl Writer {
         None
     }
 
-    /// One transaction for all of them: riding steps first, since they are older.
+    /// One transaction for all of them: what rides comes first, since it is older.
     fn commit(&mut self, steps: Vec<(Step, Option<OwnedSemaphorePermit>, Reply)>) {
         let riding = std::mem::take(&mut self.riding);
         self.ride_since = None;
         let mut answers: Vec<Result<Vec<Placed>, Refusal>> = Vec::with_capacity(steps.len());
         let result = self.transaction(|writer| {
-            for step in &riding {
-                writer.apply(step)?;
-            }
+            writer.apply(&riding)?;
             for (step, ..) in &steps {
                 let intake = step.moves.is_empty() && !step.appends.is_empty();
                 answers.push(if writer.full && intake { Err(Refusal::Full) } else { Ok(writer.apply(step)?) });
@@ -189,10 +188,8 @@ impl Writer {
         });
         if let Err(refusal) = result {
             answers = steps.iter().map(|_| Err(refusal.clone())).collect();
-            if !riding.is_empty() {
-                self.ride_since = Some(Instant::now());
-                self.riding = riding;
-            }
+            self.ride_since = Some(Instant::now());
+            self.riding = riding;
         }
         for ((_, permit, reply), answer) in steps.into_iter().zip(answers) {
             drop(permit);
@@ -447,7 +444,7 @@ impl Writer {
     }
 
     fn finish(&mut self) {
-        if !self.riding.is_empty() {
+        if self.ride_since.is_some() {
             self.commit(Vec::new());
         }
         if let Err(error) = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
