@@ -4,4 +4,5 @@
 pub mod budget;
 pub mod clock;
 pub mod event;
+pub mod expr;
 pub mod fault;
