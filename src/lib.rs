@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod event;
+pub mod expr;
 pub mod fault;
 pub mod kind;
 pub mod process;
