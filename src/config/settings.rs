@@ -170,7 +170,7 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Batch { max: 256, bytes: Size(256 << 10), wait: Span::millis(0) }
+        Batch { max: 1000, bytes: Size(256 << 10), wait: Span::millis(0) }
     }
 }
 
@@ -186,7 +186,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Retry { initial: Span::millis(100), max: Span::millis(1000) }
+        Retry { initial: Span::millis(100), max: Span::millis(800) }
     }
 }
 
