@@ -220,7 +220,7 @@ fn what_is_not_given_has_a_default() {
     let common = &plan.sinks[0].common;
     assert_eq!(
         (common.batch.max, common.start, common.retry.initial.to_string().as_str()),
-        (256, Start::Oldest, "100ms")
+        (1000, Start::Oldest, "100ms")
     );
 }
 
@@ -434,7 +434,7 @@ fn components_are_checked_against_their_kind() {
         ),
         (
             format!("{url}, \"retry\": {{\"initial\": \"2s\"}}"),
-            &["sinks.cloud.retry.initial: expected at most `max`, which is 1s (f:2:73)"],
+            &["sinks.cloud.retry.initial: expected at most `max`, which is 800ms (f:2:73)"],
         ),
         (
             format!("{url}, \"mode\": {{\"as\": \"array\", \"indnt\": 1}}"),
@@ -623,7 +623,7 @@ fn the_schema_is_whole_and_documented() {
     }
     assert_eq!(flaws, Vec::<String>::new());
     assert_eq!(schema["$defs"]["sink"]["properties"]["type"]["enum"], serde_json::json!(["http"]));
-    assert_eq!(schema["$defs"]["Batch"]["properties"]["max"]["default"], 256);
+    assert_eq!(schema["$defs"]["Batch"]["properties"]["max"]["default"], 1000);
     assert_eq!(schema["properties"]["gateway"]["default"], serde_json::json!({}));
 }
 
