@@ -105,6 +105,9 @@ fn utf8(b: &[u8], start: usize, end: usize) -> Result<(), JsonError> {
 }
 
 pub(super) fn space(b: &[u8], mut i: usize) -> usize {
+    if b.get(i).is_some_and(|c| *c > b' ') {
+        return i; // most JSON is compact
+    }
     while matches!(b.get(i), Some(b' ' | b'\n' | b'\r' | b'\t')) {
         i += 1;
     }
