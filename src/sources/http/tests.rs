@@ -582,5 +582,6 @@ async fn throughput() {
     for client in clients {
         client.await.unwrap();
     }
-    println!("{} requests/s", done.load(Ordering::Relaxed) / 3);
+    let (done, (commits, _)) = (done.load(Ordering::Relaxed), gate.store.progress());
+    println!("{} requests/s in {} commits/s", done / 3, commits / 3);
 }
