@@ -4,6 +4,7 @@
 pub mod budget;
 pub mod clock;
 pub mod event;
+pub mod expr;
 pub mod fault;
 pub mod kind;
 pub mod process;

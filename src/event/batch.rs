@@ -278,10 +278,11 @@ impl<'a> Records<'a> {
         let time = if flags & TIME != 0 { Some(self.signed()?) } else { None };
         let meta = if flags & META != 0 { self.slice()? } else { Bytes::new() };
         let body = Body::trusted(self.slice()?);
-        let Place { topic, priority, .. } = self.place;
+        let Place { topic, priority, lane, .. } = self.place;
         let event = Event {
             id,
             topic: topic.clone(),
+            lane: *lane,
             seq: self.seq,
             key,
             priority: *priority,

@@ -188,7 +188,7 @@ impl Body {
         self.rebuild(|name, value, out| {
             if named(name) {
                 Kept::Nothing
-            } else if without(value, &mut named, DEPTH, out) {
+            } else if matches!(value.kind(), Kind::Object | Kind::Array) && without(value, &mut named, DEPTH, out) {
                 Kept::Rewritten
             } else {
                 Kept::Whole
@@ -311,7 +311,7 @@ impl Slot {
 
 impl Index {
     fn new(raw: &[u8]) -> Index {
-        let mut slots = Vec::new();
+        let mut slots = Vec::with_capacity(16); // most events fit, in one allocation
         if raw.len() <= i32::MAX as usize {
             let span = |start: usize, bytes: &[u8]| (start as u32, (start + bytes.len()) as u32);
             slots.extend(Members::of(raw).map(|m| Slot {

@@ -74,7 +74,8 @@ pub struct Event {
     pub id: Id,
     /// The topic it was read from.
     pub topic: Arc<str>,
-    /// Its sequence number in that topic's lane; 0 before it was stored.
+    /// Where it lies there: the lane (the topic at its priority), and its number in it; 0 before it was stored.
+    pub lane: u16,
     pub seq: u64,
     /// What it is about (a device, an MQTT topic); may be empty.
     pub key: Text,
