@@ -140,6 +140,7 @@ fn event(id: &str, body: &str) -> Event {
     Event {
         id: Id::Own(id.into()),
         topic: "hook".into(),
+        lane: 1,
         seq: 7,
         key: "d1".into(),
         priority: 4,
