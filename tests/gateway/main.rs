@@ -4,4 +4,8 @@
 
 mod account;
 mod check;
+mod kill;
 mod kit;
+mod outage;
+mod rig;
+mod stop;

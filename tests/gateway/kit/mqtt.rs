@@ -50,17 +50,15 @@ pub fn publish(topic: &str, id: u16, dup: bool, payload: &[u8]) -> Vec<u8> {
 
 /// The first packet of a buffer: first byte, body, and length of the whole.
 fn split(buffer: &[u8]) -> Option<(u8, &[u8], usize)> {
-    let (mut length, mut at) = (0, 1);
-    loop {
-        let byte = *buffer.get(at)?;
-        length |= usize::from(byte & 127) << (7 * (at - 1));
-        at += 1;
-        if byte & 128 == 0 {
-            break;
-        }
-        assert!(at < 5, "a broken packet length");
-    }
-    Some((buffer[0], buffer.get(at..at + length)?, at + length))
+    let (length, at) = number(buffer.get(1..)?)?;
+    Some((buffer[0], buffer.get(1 + at..1 + at + length)?, 1 + at + length))
+}
+
+/// A number of up to four bytes, and how many it has.
+fn number(bytes: &[u8]) -> Option<(usize, usize)> {
+    let length = bytes.iter().take(4).position(|b| b & 128 == 0)? + 1;
+    let value = bytes[..length].iter().rev().fold(0, |sum, byte| sum << 7 | usize::from(byte & 127));
+    Some((value, length))
 }
 
 /// Reads packets from a connection, as many at a time as have come.
@@ -245,8 +243,8 @@ fn message(first: u8, body: &[u8], five: bool, take: &Take) -> Vec<u8> {
     let qos = first >> 1 & 3;
     let id = if qos > 0 { rest.split_off(..2).unwrap() } else { b"" };
     if five {
-        assert!(rest[0] < 128, "long properties");
-        rest = &rest[1 + usize::from(rest[0])..];
+        let (length, at) = number(rest).unwrap();
+        rest = &rest[at + length..];
     }
     take(Message { topic: std::str::from_utf8(topic).unwrap(), payload: rest, at: Instant::now() });
     match qos {
