@@ -96,6 +96,9 @@ impl Live {
             match packet {
                 Packet::Ack { kind, id, code } => match self.window.settle(kind, id, code) {
                     Settled::Nothing => {}
+                    Settled::Release if self.link.out.len() > 2 * OUT => {
+                        return Err(Fault::retry("the broker does not read what it is sent"));
+                    }
                     Settled::Release => {
                         wire::put_ack(Kind::PubRel, id, &mut self.link.out);
                         settled = true;
