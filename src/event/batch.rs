@@ -91,6 +91,17 @@ impl Batch {
         self.data.len()
     }
 
+    /// The events that brought an id of their own: index and id, in order.
+    pub fn own_ids(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.marks.iter().filter_map(|mark| {
+            let record = self.data.get(mark.range.clone())?;
+            let length = record.get(1..)?.iter().take_while(|byte| *byte & 0x80 != 0).count() + 1;
+            let size = record[1..=length].iter().rev().fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
+            let id = record.get(1 + length..1 + length + size)?;
+            Some((mark.index, std::str::from_utf8(id).ok()?))
+        })
+    }
+
     pub(crate) fn stamped(&self) -> bool {
         self.stamp.is_some()
     }

@@ -1,1 +1,3 @@
 //! Means that several components share.
+
+pub mod tls;
