@@ -8,8 +8,9 @@ const MEANS: &[&str] = &["store", "systems"];
 const PARTS: &[&str] = &["kind", "sources", "process", "sinks"];
 const ASSEMBLY: &[&str] = &["config", "runtime"];
 
-/// A module, the lists of all that it may use, and single modules besides: of its own layer.
-const TABLE: &[(&str, &[&[&str]], &[&str])] = &[
+/// A module, the layers that it may use, and single modules besides.
+type Row = (&'static str, &'static [&'static [&'static str]], &'static [&'static str]);
+const TABLE: &[Row] = &[
     ("budget", &[], &[]),
     ("clock", &[], &[]),
     ("fault", &[], &[]),

@@ -267,7 +267,7 @@ mod tests {
                 (
                     "src/sinks/a.rs",
                     "set.spawn(x);\ntokio::spawn(x);\nthread::Builder::new();\nspawn_blocking(x)",
-                    &[2, 3, 4],
+                    &[2, 3],
                 ),
             ],
         );

@@ -141,8 +141,9 @@ fn without_tests(code: &str) -> String {
 pub fn has_word(code: &str, word: &str) -> bool {
     let inner = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(word).any(|(at, _)| {
-        !(word.starts_with(inner) && code[..at].ends_with(inner))
-            && !(word.ends_with(inner) && code[at + word.len()..].starts_with(inner))
+        let before = word.starts_with(inner) && code[..at].ends_with(inner);
+        let after = word.ends_with(inner) && code[at + word.len()..].starts_with(inner);
+        !before && !after
     })
 }
 
