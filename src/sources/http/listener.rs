@@ -28,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 /// Bytes of a request's line and headers.
 const MAX_HEAD: usize = 16 << 10;
 /// Bytes read ahead per connection.
-const MAX_BUFFER: usize = 64 << 10;
+const MAX_BUFFER: usize = 32 << 10;
 /// Certificates are read again at the first connection after this long, so that renewed ones are used.
 const CERTIFICATES: Duration = Duration::from_secs(60);
 /// Wait after a failed accept: mostly, there are no file descriptors left.

@@ -104,8 +104,8 @@ impl Http {
             let what = format!("expected at least {MIN_TOKEN} visible ASCII characters");
             return Err(ParamsError::at(format!("tokens[{at}]"), what));
         }
-        if config.max_body.0 == 0 || config.max_body > Size(64 << 20) {
-            return Err(ParamsError::at("max_body", "expected 1B to 64MiB"));
+        if config.max_body.0 == 0 || config.max_body > Size(16 << 20) {
+            return Err(ParamsError::at("max_body", "expected 1B to 16MiB"));
         }
         if config.waiting < config.max_body {
             return Err(ParamsError::at("waiting", "expected at least `max_body`"));

@@ -540,7 +540,7 @@ fn a_wrong_configuration_names_the_field() {
         (json!({"listen": "0.0.0.0:80", "tls": {"cert": "a", "key": "b", "client_ca": "c"}}), None),
         (json!({"listen": "8080"}), Some("listen: `8080` is no address and port")),
         (json!({"tokens": ["0123456789abcdef", "short"]}), Some("tokens[1]: expected at least 16 visible ASCII")),
-        (json!({"max_body": 0}), Some("max_body: expected 1B to 64MiB")),
+        (json!({"max_body": 0}), Some("max_body: expected 1B to 16MiB")),
         (json!({"waiting": "1KiB"}), Some("waiting: expected at least `max_body`")),
         (json!({"connections": 0}), Some("connections: expected 1 to 10000")),
         (json!({"per_peer": 10_001}), Some("per_peer: expected 1 to 10000")),

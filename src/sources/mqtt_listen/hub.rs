@@ -1,0 +1,280 @@
+//! What connections share, in memory: who owns which session, who shares a subscription, what is retained, how much of
+//! the common budgets is used. Locks are held for a few lines that cannot fail, never across an await.
+
+use super::{config::Config, filter, payload::Kept, session::Session};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+use tokio::sync::{RwLock, oneshot};
+
+/// Bytes of messages that may wait for all clients together.
+const QUEUED: usize = 16 << 20;
+
+/// A new connection asks the owner of its session for it.
+pub struct Takeover {
+    /// The session ends; the new connection begins another.
+    pub clean: bool,
+    pub reply: oneshot::Sender<Session>,
+}
+
+struct Owner {
+    number: u64,
+    call: oneshot::Sender<Takeover>,
+}
+
+/// The right to a client id, for as long as this lives.
+pub struct Claim {
+    hub: Arc<Hub>,
+    client: Arc<str>,
+    number: u64,
+    /// Rings when another connection wants the session.
+    pub call: oneshot::Receiver<Takeover>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut owners = lock(&self.hub.owners);
+        if owners.get(&self.client).is_some_and(|o| o.number == self.number) {
+            owners.remove(&self.client);
+        }
+        drop(owners);
+        self.hub.connected(&self.client, false);
+    }
+}
+
+/// One connection's place among those allowed, for as long as this lives.
+pub struct Seat {
+    hub: Arc<Hub>,
+    peer: Option<IpAddr>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = lock(&self.hub.seats);
+        seats.all -= 1;
+        if let Some(peer) = self.peer
+            && let Some(n) = seats.by_peer.get_mut(&peer)
+        {
+            *n -= 1;
+            if *n == 0 {
+                seats.by_peer.remove(&peer);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Seats {
+    all: usize,
+    by_peer: HashMap<IpAddr, usize>,
+}
+
+/// A retained message and the place of its event, which tells which of two is the newer.
+#[derive(Clone)]
+struct Retained {
+    place: (u16, u64),
+    kept: Kept,
+}
+
+#[derive(Default)]
+struct Shelf {
+    messages: BTreeMap<Arc<str>, Retained>,
+    bytes: usize,
+}
+
+/// Something that is wrong for a while: one line when it begins, with what was counted one when it ends.
+#[derive(Default)]
+pub struct Trouble {
+    on: AtomicBool,
+    count: AtomicU64,
+}
+
+impl Trouble {
+    pub fn begins(&self, say: impl FnOnce() -> String) {
+        self.count.fetch_add(1, Relaxed);
+        if !self.on.load(Relaxed) && !self.on.swap(true, Relaxed) {
+            log::warn!("{}", say());
+        }
+    }
+
+    pub fn ends(&self, say: impl FnOnce(u64) -> String) {
+        if self.on.load(Relaxed) && self.on.swap(false, Relaxed) {
+            log::info!("{}", say(self.count.swap(0, Relaxed)));
+        }
+    }
+}
+
+pub struct Hub {
+    owners: Mutex<HashMap<Arc<str>, Owner>>,
+    /// By shared filter, its clients, and whether they are connected.
+    shares: Mutex<HashMap<String, BTreeMap<Arc<str>, bool>>>,
+    /// Clients whose session lasts.
+    lasting: Mutex<BTreeSet<Arc<str>>>,
+    seats: Mutex<Seats>,
+    shelf: Mutex<Shelf>,
+    /// Held for reading while a retained message is committed, for writing at a subscription: a subscriber gets it
+    /// as retained, or as new, but never not at all.
+    pub gate: RwLock<()>,
+    numbers: AtomicU64,
+    queued: AtomicUsize,
+    limits: Config,
+    pub session_events: usize,
+    pub session_bytes: usize,
+    pub full: Trouble,
+    pub unfit: Trouble,
+    pub slow: Trouble,
+    pub shelf_full: Trouble,
+    pub crowded: Trouble,
+    pub denied: Trouble,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    pub fn new(limits: Config) -> Self {
+        Hub {
+            owners: Mutex::default(),
+            shares: Mutex::default(),
+            lasting: Mutex::default(),
+            seats: Mutex::default(),
+            shelf: Mutex::default(),
+            gate: RwLock::new(()),
+            numbers: AtomicU64::new(0),
+            queued: AtomicUsize::new(0),
+            session_events: limits.session_events,
+            session_bytes: limits.session_bytes.bytes(),
+            limits,
+            full: Trouble::default(),
+            unfit: Trouble::default(),
+            slow: Trouble::default(),
+            shelf_full: Trouble::default(),
+            crowded: Trouble::default(),
+            denied: Trouble::default(),
+        }
+    }
+
+    /// A place for one more connection, if there is one. Loopback is limited in all only.
+    pub fn seat(self: &Arc<Self>, peer: IpAddr) -> Option<Seat> {
+        let peer = Some(peer).filter(|ip| !ip.is_loopback());
+        let mut seats = lock(&self.seats);
+        let here = peer.map_or(0, |ip| seats.by_peer.get(&ip).copied().unwrap_or(0));
+        if seats.all >= self.limits.max_connections || here >= self.limits.max_per_address {
+            return None;
+        }
+        seats.all += 1;
+        if let Some(ip) = peer {
+            seats.by_peer.insert(ip, here + 1);
+        }
+        Some(Seat { hub: self.clone(), peer })
+    }
+
+    /// Makes the caller the owner of a client id; also gives the line to the one before, who may still have the session.
+    pub fn claim(self: &Arc<Self>, client: &Arc<str>) -> (Claim, Option<oneshot::Sender<Takeover>>) {
+        let number = self.numbers.fetch_add(1, Relaxed);
+        let (send, call) = oneshot::channel();
+        let before = lock(&self.owners).insert(client.clone(), Owner { number, call: send });
+        (Claim { hub: self.clone(), client: client.clone(), number, call }, before.map(|o| o.call))
+    }
+
+    /// Notes that a client's session lasts, or ended. `false`: there are too many.
+    pub fn set_lasting(&self, client: &Arc<str>, lasts: bool) -> bool {
+        let mut lasting = lock(&self.lasting);
+        if !lasts {
+            lasting.remove(client);
+        } else if !lasting.contains(client) {
+            if lasting.len() >= self.limits.max_sessions {
+                return false;
+            }
+            lasting.insert(client.clone());
+        }
+        true
+    }
+
+    pub fn is_lasting(&self, client: &str) -> bool {
+        lock(&self.lasting).contains(client)
+    }
+
+    /// Enters a client among those who share a filter, or takes it out.
+    pub fn share(&self, filter: &str, client: &Arc<str>, joins: bool) {
+        let mut shares = lock(&self.shares);
+        if joins {
+            shares.entry(filter.to_owned()).or_default().insert(client.clone(), true);
+        } else if let Some(group) = shares.get_mut(filter) {
+            group.remove(client);
+            if group.is_empty() {
+                shares.remove(filter);
+            }
+        }
+    }
+
+    /// Notes for all shared filters of a client whether it is there.
+    pub fn connected(&self, client: &str, here: bool) {
+        for group in lock(&self.shares).values_mut() {
+            if let Some(entry) = group.get_mut(client) {
+                *entry = here;
+            }
+        }
+    }
+
+    /// Whether this client is the one of its group that gets the event with this number: all connected ones in turn, in
+    /// the order of their names; without any, all others.
+    pub fn chosen(&self, filter: &str, client: &str, seq: u64) -> bool {
+        let shares = lock(&self.shares);
+        let Some(group) = shares.get(filter) else { return true };
+        let any = group.values().any(|here| *here);
+        let mut turn: Vec<&str> = group.iter().filter(|(_, here)| **here == any).map(|(c, _)| &**c).collect();
+        turn.sort_unstable();
+        let at = usize::try_from(seq % (turn.len().max(1) as u64)).unwrap_or(0);
+        turn.get(at).is_some_and(|c| *c == client)
+    }
+
+    /// Whether a retained message of this size finds room; one that replaces another nearly always does.
+    pub fn admits(&self, topic: &str, size: usize) -> bool {
+        let shelf = lock(&self.shelf);
+        let old = shelf.messages.get(topic).map_or(0, |r| r.kept.meta.len() + r.kept.body.len());
+        let known = shelf.messages.contains_key(topic);
+        (known || shelf.messages.len() < self.limits.retained)
+            && shelf.bytes + size - old.min(shelf.bytes) <= self.limits.retained_bytes.bytes()
+    }
+
+    /// Takes over what was committed: a message, or `None` for its end.
+    pub fn retain(&self, topic: &str, place: (u16, u64), kept: Option<Kept>) {
+        let mut shelf = lock(&self.shelf);
+        if shelf.messages.get(topic).is_some_and(|old| old.place.0 == place.0 && old.place.1 > place.1) {
+            return;
+        }
+        if let Some(old) = shelf.messages.remove(topic) {
+            shelf.bytes -= old.kept.meta.len() + old.kept.body.len();
+        }
+        if let Some(kept) = kept {
+            shelf.bytes += kept.meta.len() + kept.body.len();
+            shelf.messages.insert(topic.into(), Retained { place, kept });
+        }
+    }
+
+    /// The retained messages that a filter selects, in the order of their topics.
+    pub fn retained(&self, wanted: &str) -> Vec<(Arc<str>, Kept)> {
+        let shelf = lock(&self.shelf);
+        let found = shelf.messages.iter().filter(|(topic, _)| filter::matches(wanted, topic));
+        found.map(|(topic, r)| (topic.clone(), r.kept.clone())).collect()
+    }
+
+    pub fn queued_more(&self, bytes: usize) {
+        self.queued.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn queued_less(&self, bytes: usize) {
+        self.queued.fetch_sub(bytes, Relaxed);
+    }
+
+    pub fn queue_full(&self) -> bool {
+        self.queued.load(Relaxed) > QUEUED
+    }
+}
