@@ -9,7 +9,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, Metadata, OpenOptions},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
@@ -56,7 +56,7 @@ struct Config {
 }
 
 /// A full file is renamed: `events.ndjson` to `events.000001.2026-11-21T10-00-00Z.ndjson`, with rising numbers.
-#[derive(Clone, Deserialize, JsonSchema)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Rotate {
     /// A file does not grow beyond this, unless one batch is larger.

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod http;
+pub mod mqtt;
 pub mod stdout;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// Every kind of sink.
-pub const KINDS: &[Kind<dyn Sink>] = &[http::KIND, file::KIND, stdout::KIND];
+pub const KINDS: &[Kind<dyn Sink>] = &[http::KIND, mqtt::KIND, file::KIND, stdout::KIND];
 
 /// NDJSON: each event on a line of its own, with its envelope or the body alone.
 fn lines(batch: &[Event], envelope: bool) -> Vec<u8> {

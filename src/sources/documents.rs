@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const CHUNK: usize = 64 << 10;
 
 /// What the input is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// JSON objects one after another, each an event: NDJSON, or with any white space between and inside.
@@ -27,7 +27,7 @@ pub enum Format {
 }
 
 /// What happens at a piece of input that is no event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBad {
     /// The gateway stops and names the line and column. What comes before is taken in.

@@ -1,3 +1,4 @@
 //! Means that several components share.
 
+pub mod mqtt;
 pub mod tls;

@@ -26,7 +26,7 @@ use std::{
 const MAX_FILE: u64 = 4 << 20;
 
 /// How the gateway speaks TLS to a server.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientTls {
     /// PEM file of the authorities that may vouch for the server. Default: those that browsers trust (Mozilla's list).
@@ -156,13 +156,13 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     /// A directory with an authority (`NAME-ca.pem`), and a certificate for localhost from it (`NAME.pem`, `NAME.key`).
-    fn authority(dir: &Path, name: &str) {
+    pub(crate) fn authority(dir: &Path, name: &str) {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();

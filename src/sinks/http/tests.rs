@@ -301,13 +301,16 @@ async fn an_answer_says_what_to_do_next() {
 
 #[tokio::test]
 async fn single_events_that_arrived_are_not_sent_again_with_the_rest() {
-    let server = Server::start(vec![ok(), ok(), status("422 No"), status("422 No"), ok(), ok()]);
+    let no = || status("422 No");
+    let server = Server::start(vec![ok(), ok(), no(), no(), ok(), ok(), no(), ok(), ok()]);
     let mut sink = sink(json!({"format": "single"}), &server.url());
     let all = events(&["a", "b", "c", "d"]);
     for (batch, want, sent) in [
         (&all[..], "reject", &["a", "b", "c"][..]),
+        (&all[..3], "reject", &["c"]),
         (&all[..2], "ok", &[]),
-        (&all[2..3], "reject", &["c"]),
+        (&all[3..], "ok", &["d"]),
+        (&all[1..], "reject", &["b", "c"]),
         (&all[3..], "ok", &["d"]),
         (&all[..1], "ok", &["a"]),
     ] {
@@ -321,7 +324,7 @@ async fn single_events_that_arrived_are_not_sent_again_with_the_rest() {
 
 #[tokio::test]
 async fn a_dropped_delivery_does_not_break_the_next() {
-    let server = Server::start(vec![Stall(Duration::from_millis(300)), ok()]);
+    let server = Server::start(vec![Stall(Duration::from_millis(900)), ok()]);
     let mut sink = sink(json!({"timeout": "600ms"}), &server.url());
     let batch = events(&["a"]);
     assert!(tokio::time::timeout(Duration::from_millis(50), sink.deliver(&batch)).await.is_err());
@@ -407,6 +410,18 @@ async fn only_the_right_server_gets_the_events() {
             assert_eq!(server.next().connection, 0, "the connection is used again");
         }
     }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_shake_hands_is_given_up() {
+    let server = Server::wrapped(vec![], |_| {
+        thread::sleep(Duration::from_secs(3));
+        None
+    });
+    let mut sink = sink(json!({"timeout": "300ms"}), &format!("https://localhost:{}", server.port));
+    let since = Instant::now();
+    let got = ended(sink.deliver(&events(&["a"])).await);
+    assert!(got.contains("timeout") && since.elapsed() < Duration::from_secs(2), "{got}: {:?}", since.elapsed());
 }
 
 #[test]

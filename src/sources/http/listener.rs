@@ -182,3 +182,26 @@ impl<'a> Certificates<'a> {
         self.acceptor.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seats_are_counted_by_host_and_given_back() {
+        for (peers, want) in [
+            (["10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2"], [true, true, false, true]),
+            (["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.1", "::ffff:10.0.0.1"], [true, true, false, false]),
+            (["fd00::1", "fd00::2", "fd00::3", "fd00:0:0:1::1"], [true, true, false, true]),
+            (["127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.1"], [true, true, true, false]),
+            (["::1", "::1", "::1", "10.0.0.1"], [true, true, true, false]),
+        ] {
+            let seats = Seats::new(3, 2);
+            for _ in 0..2 {
+                let taken = peers.map(|peer| seats.take(peer.parse().unwrap()));
+                assert_eq!(taken.each_ref().map(Option::is_some), want, "{peers:?}");
+            }
+            assert!(seats.taken.lock().unwrap().is_empty());
+        }
+    }
+}

@@ -208,6 +208,7 @@ async fn what_is_not_http_is_refused_and_the_process_lives() {
         (format!("{post}Content-Length: -2\r\n\r\n{{}}"), 400, ""),
         (format!("{post}Content-Length: 99999999999999999999\r\n\r\n{{}}"), 400, ""),
         (format!("{post}Content-Length: 999999999999\r\n\r\n{{}}"), 413, "over the limit"),
+        (format!("{post}Transfer-Encoding: chunked\r\n\r\n49000\r\n{}", " ".repeat(0x49000)), 413, "over the limit"),
         (format!("{post}Transfer-Encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n"), 400, "the body does not end well"),
         (
             format!(
@@ -427,6 +428,7 @@ async fn slow_clients_are_cut_off() {
         (format!("{post}Content-Length: 9999\r\n\r\n{}", " ".repeat(5000)), second, 30, 33, 408),
         ("GET /v1/events HTTP/1.1\r\n\r\n".into(), never, 65, 66, 405),
         ("GET /v1/events HTTP/1.1\r\n\r\nPOST".into(), second, 10, 12, 405),
+        ("GET /v1/events HTTP/1.1\r\n\r\n".into(), Duration::from_secs(30), 40, 42, 405),
     ] {
         let (took, answer) = drip(gate.addr, start.as_bytes(), every).await;
         assert_eq!(status(&answer), want, "{start:.80}: {answer}");
@@ -443,6 +445,20 @@ async fn a_client_that_reads_no_answers_is_cut_off() {
     let requests = "GET /v1/events HTTP/1.1\r\n\r\n".repeat(1000);
     while stream.write_all(requests.as_bytes()).await.is_ok() {}
     assert!((65..=76).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_may_finish_writing_what_was_refused() {
+    let gate = open(json!({})).await;
+    let mut stream = TcpStream::connect(gate.addr).await.unwrap();
+    stream.write_all(b"POST /v1/events HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n").await.unwrap();
+    for _ in 0..80 {
+        stream.write_all(&[b' '; 100_000]).await.unwrap();
+    }
+    let mut answer = String::new();
+    stream.shutdown().await.unwrap();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(status(&answer), 413);
 }
 
 #[tokio::test]

@@ -75,8 +75,7 @@ pub fn refuse(out: &mut Vec<u8>, version: Version, code: u8) {
                 reason::VERSION => 1,
                 reason::CLIENT_ID => 2,
                 reason::UNAVAILABLE | reason::QUOTA | reason::SHUTTING_DOWN => 3,
-                reason::BAD_PASSWORD => 4,
-                reason::NOT_AUTHORIZED => 5,
+                reason::BAD_PASSWORD | reason::NOT_AUTHORIZED => 5,
                 _ => return,
             };
             out.extend_from_slice(&[kind::CONNACK << 4, 2, 0, code]);

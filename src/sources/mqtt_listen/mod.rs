@@ -128,6 +128,8 @@ impl Listener {
                 },
                 Some(done) = tasks.join_next() => {
                     if let Err(error) = done {
+                        #[cfg(test)]
+                        assert!(!error.is_panic(), "a connection died of a defect: {error}");
                         crashed.begins(|| format!("{}: a connection died of a defect: {error}", shared.owner()));
                     }
                 }

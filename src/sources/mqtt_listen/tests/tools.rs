@@ -84,6 +84,11 @@ impl Rig {
         events
     }
 
+    /// Whether the listener ended; in tests it does if a connection's task panics.
+    pub fn crashed(&mut self) -> bool {
+        self.task.try_join_next().is_some()
+    }
+
     /// Brings the store over its mark.
     pub async fn fill(&self) {
         for _ in 0..5 {

@@ -1,0 +1,236 @@
+//! A payload as an event's body and back, and what else a packet says as meta.
+//!
+//! A JSON object is the body as it is. Everything else is kept whole under one field: another JSON value or UTF-8 text
+//! as `{"payload": …}`, other bytes as `{"payload_base64": "…"}`. Meta says which it was.
+
+use crate::event::{
+    Body,
+    json::{self, Json, Kind, write_string},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use std::collections::BTreeMap;
+
+/// How a payload became a body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// It was a JSON object.
+    #[default]
+    Object,
+    /// It was another JSON value.
+    Json,
+    /// It was UTF-8, but not JSON.
+    Text,
+    /// It was neither.
+    Base64,
+}
+
+/// The body of a payload, in `scratch` where it had to be wrapped. A number is JSON, so `21.5` becomes
+/// `{"payload":21.5}`.
+pub fn wrap<'a>(payload: &'a [u8], scratch: &'a mut Vec<u8>) -> (&'a [u8], Form) {
+    let form = match (json::check(payload), std::str::from_utf8(payload)) {
+        (Ok(Kind::Object), _) => return (payload, Form::Object),
+        // White space around the value would be lost.
+        (Ok(_), _) if payload.trim_ascii().len() == payload.len() => Form::Json,
+        (_, Ok(_)) => Form::Text,
+        _ => Form::Base64,
+    };
+    scratch.clear();
+    scratch.extend_from_slice(if form == Form::Base64 { b"{\"payload_base64\":" } else { b"{\"payload\":" });
+    match form {
+        Form::Text => write_string(&String::from_utf8_lossy(payload), scratch),
+        Form::Base64 => write_string(&STANDARD.encode(payload), scratch),
+        _ => scratch.extend_from_slice(payload),
+    }
+    scratch.push(b'}');
+    (scratch, form)
+}
+
+/// Writes the payload that was wrapped, if it was and the body holds nothing else by now.
+pub fn unwrap(body: &Body, meta: &[u8], out: &mut Vec<u8>) -> bool {
+    let Some(form) = Json::trusted(meta).member("wrapped").and_then(|form| form.as_str()) else { return false };
+    let mut fields = body.fields();
+    let (Some((name, value)), None) = (fields.next(), fields.next()) else { return false };
+    match (&*form, &*name, value.as_str()) {
+        ("json", "payload", _) => out.extend_from_slice(value.raw()),
+        ("text", "payload", Some(text)) => out.extend_from_slice(text.as_bytes()),
+        ("base64", "payload_base64", Some(text)) => match STANDARD.decode(text.as_bytes()) {
+            Ok(bytes) => out.extend_from_slice(&bytes),
+            Err(_) => return false,
+        },
+        _ => return false,
+    }
+    true
+}
+
+/// What a PUBLISH says besides its payload (3.3.2.3).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'a> {
+    pub topic: &'a str,
+    /// The client that sent it, where that is known.
+    pub client: Option<&'a str>,
+    pub qos: u8,
+    pub retain: bool,
+    pub form: Form,
+    pub content_type: Option<&'a str>,
+    pub response_topic: Option<&'a str>,
+    pub correlation: Option<&'a [u8]>,
+    /// 1: the sender says that the payload is text.
+    pub format: Option<u8>,
+    /// Seconds that the message is of use.
+    pub expiry: Option<u32>,
+    pub user: &'a [(String, String)],
+}
+
+impl About<'_> {
+    /// Writes the meta of the event:
+    /// `{"topic":…,"client":…,"qos":1,"retain":true,"wrapped":"json|text|base64","content_type":…,"response_topic":…,
+    /// "correlation":base64,"format":1,"expiry":…,"user":{…}}`, without what is absent or false.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"topic\":");
+        write_string(self.topic, out);
+        put_text("client", self.client, out);
+        out.extend_from_slice(b",\"qos\":");
+        out.push(b'0' + self.qos);
+        if self.retain {
+            out.extend_from_slice(b",\"retain\":true");
+        }
+        let wrapped = match self.form {
+            Form::Object => None,
+            Form::Json => Some("json"),
+            Form::Text => Some("text"),
+            Form::Base64 => Some("base64"),
+        };
+        put_text("wrapped", wrapped, out);
+        put_text("content_type", self.content_type, out);
+        put_text("response_topic", self.response_topic, out);
+        put_text("correlation", self.correlation.map(|c| STANDARD.encode(c)).as_deref(), out);
+        for (name, n) in [("format", self.format.map(u32::from)), ("expiry", self.expiry)] {
+            if let Some(n) = n {
+                out.extend_from_slice(format!(",\"{name}\":{n}").as_bytes());
+            }
+        }
+        put_user(self.user, out);
+        out.push(b'}');
+    }
+}
+
+fn put_text(name: &str, value: Option<&str>, out: &mut Vec<u8>) {
+    if let Some(value) = value {
+        out.push(b',');
+        write_string(name, out);
+        out.push(b':');
+        write_string(value, out);
+    }
+}
+
+/// User properties as one object; a name that comes repeatedly has a list.
+fn put_user(user: &[(String, String)], out: &mut Vec<u8>) {
+    if user.is_empty() {
+        return;
+    }
+    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, value) in user {
+        all.entry(name).or_default().push(value);
+    }
+    out.extend_from_slice(b",\"user\":");
+    let mut mark = b'{';
+    for (name, values) in all {
+        out.push(std::mem::replace(&mut mark, b','));
+        write_string(name, out);
+        out.push(b':');
+        match values.as_slice() {
+            [value] => write_string(value, out),
+            values => {
+                for (i, value) in values.iter().enumerate() {
+                    out.push(if i == 0 { b'[' } else { b',' });
+                    write_string(value, out);
+                }
+                out.push(b']');
+            }
+        }
+    }
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_kept_whole_and_comes_back() {
+        let deep = "[".repeat(70) + &"]".repeat(70);
+        for (payload, want, form) in [
+            (&br#"{"t":1}"#[..], r#"{"t":1}"#, Form::Object),
+            (b" {} ", " {} ", Form::Object),
+            (b"21.5", r#"{"payload":21.5}"#, Form::Json),
+            (b" 1 ", r#"{"payload":" 1 "}"#, Form::Text),
+            (b"[1, 2]", r#"{"payload":[1, 2]}"#, Form::Json),
+            (b"\"on\"", r#"{"payload":"on"}"#, Form::Json),
+            (b"ON", r#"{"payload":"ON"}"#, Form::Text),
+            (b"", r#"{"payload":""}"#, Form::Text),
+            (b"a\"\n\0", r#"{"payload":"a\"\n\u0000"}"#, Form::Text),
+            (b"{broken", r#"{"payload":"{broken"}"#, Form::Text),
+            (b"\xff\x00", r#"{"payload_base64":"/wA="}"#, Form::Base64),
+            (deep.as_bytes(), &format!("{{\"payload\":\"{deep}\"}}"), Form::Text),
+        ] {
+            let mut scratch = Vec::new();
+            let (body, got) = wrap(payload, &mut scratch);
+            assert_eq!((String::from_utf8_lossy(body).as_ref(), got), (want, form));
+            let body = Body::parse(body.to_vec().into()).unwrap();
+            let about = About { form, ..About::default() };
+            let (mut meta, mut back) = (Vec::new(), Vec::new());
+            about.write(&mut meta);
+            assert_eq!(unwrap(&body, &meta, &mut back), form != Form::Object);
+            assert!(form == Form::Object || back == payload, "{back:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_changed_since_is_not_unwrapped() {
+        for (body, meta) in [
+            (r#"{"payload":1,"site":"barn"}"#, r#"{"wrapped":"json"}"#),
+            (r#"{"payload":1}"#, r#"{"wrapped":"text"}"#),
+            (r#"{"payload":1}"#, r#"{"wrapped":1}"#),
+            (r#"{"payload":1}"#, ""),
+            (r#"{}"#, r#"{"wrapped":"json"}"#),
+            (r#"{"payload_base64":"*"}"#, r#"{"wrapped":"base64"}"#),
+        ] {
+            let body = Body::parse(body.to_owned().into()).unwrap();
+            assert!(!unwrap(&body, meta.as_bytes(), &mut Vec::new()), "{meta}");
+        }
+    }
+
+    #[test]
+    fn meta_says_what_the_packet_said() {
+        let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let user = [pair("b", "1"), pair("a", "\""), pair("b", "2")];
+        let plain = About { topic: "a/b", qos: 1, ..About::default() };
+        let about = About {
+            client: Some("c"),
+            retain: true,
+            form: Form::Text,
+            user: &user,
+            content_type: Some("text/plain"),
+            response_topic: Some("r"),
+            correlation: Some(b"\xff"),
+            format: Some(1),
+            expiry: Some(60),
+            ..plain
+        };
+        for (about, want) in [
+            (plain, r#"{"topic":"a/b","qos":1}"#),
+            (
+                about,
+                concat!(
+                    r#"{"topic":"a/b","client":"c","qos":1,"retain":true,"wrapped":"text","content_type":"text/plain","#,
+                    r#""response_topic":"r","correlation":"/w==","format":1,"expiry":60,"user":{"a":"\"","b":["1","2"]}}"#
+                ),
+            ),
+        ] {
+            let mut meta = Vec::new();
+            about.write(&mut meta);
+            assert_eq!(String::from_utf8_lossy(&meta), want);
+            assert_eq!(json::check(&meta), Ok(Kind::Object));
+        }
+    }
+}
