@@ -1,4 +1,74 @@
-//! Tidegate: a store-and-forward event gateway.
+//! Tidegate lets events out while there is an upstream and holds them back while there is none.
+//!
+//! # The flow
+//!
+//! A source hands events to its [`kind::Intake`]. The [`store`] appends them to the topic of the source's name, and only
+//! after that commit is on disk does the source answer its peer: PUBACK, HTTP 202. A pipeline reads a batch from its cursor,
+//! runs it through its chain of processes, and commits one step: how far its cursor moved, the events for its own topic and
+//! for others, the dead letters. A sink reads from its cursor, delivers, and moves the cursor when the upstream has
+//! acknowledged.
+//!
+//! So there is one log with many cursors. An event is written once, however many read it. What lies after a cursor is
+//! not done; what is in flight is a batch in memory. A crash anywhere repeats at most one batch of each reader: inside the
+//! gateway nothing shows of it, since outputs and cursor are one transaction; outside, a repeat carries the same id.
+//!
+//! # The words
+//!
+//! An *event* has an id, a topic, a key, a priority, times, and a body: one JSON object. A *topic* is a named stream of
+//! them; a source writes one, a pipeline writes one. At one priority, a topic is a *lane*: a run of sequence numbers
+//! without holes. A *consumer* is a pipeline or a sink, with a *cursor* in each lane. A *step* is what one party wants
+//! committed, whole or not at all. A *kind* is the catalogue entry of a component. A *fault* says why something failed, as
+//! what to do next: retry, reject, give up.
+//!
+//! # The code, in reading order
+//!
+//! - [`fault`], [`budget`] and [`clock`] are small: what to do after a failure; sizes and spans; the only wall clock.
+//! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
+//!   to the log.
+//! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
+//! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
+//!   `reader` what consumers see of it, `trim` how it stays small.
+//! - [`systems`] has what several components share to reach others, such as TLS.
+//! - [`kind`] has the traits of components, what they are given, and the catalogue entry.
+//! - [`sources`], [`process`] and [`sinks`] have one file (or folder) a kind, and the list of all in `mod.rs`.
+//! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
+//! - [`runtime`] starts them, tries again what failed, and stops all in the order of flow.
+//! - [`cli`] is the command line.
+//!
+//! # Who may import whom
+//!
+//! | layer | modules | may use |
+//! |---|---|---|
+//! | words | `budget` `clock` `fault` | nothing |
+//! | | `event` | `clock` |
+//! | | `expr` | `event` |
+//! | means | `store` `systems` | the words |
+//! | components | `kind` | the words and means |
+//! | | `sources/*` `process/*` `sinks/*` | those and `kind`; never each other |
+//! | assembly | `config` | the words, means and `kind` |
+//! | | `runtime` | those and `config` |
+//! | faces | `cli` | all |
+//!
+//! Beside its components, a folder may have a module that they share: one without a `KIND`. `tests/tidy` holds all this.
+//!
+//! # What always holds
+//!
+//! - Acknowledged means on disk: `synchronous=FULL`, answered after the commit.
+//! - An event leaves the store when every consumer has passed it: a pipeline by committing its step, a sink by the
+//!   upstream's own acknowledgement.
+//! - `accepted = delivered + queued + dead + expired + evicted`, for every topic and consumer, across restarts.
+//! - Every buffer, queue, request and connection has a limit. A full one makes the producer wait or refuses it clearly.
+//! - Nothing is opened, connected or started before the whole configuration is right.
+//!
+//! # What is absent
+//!
+//! - No `unsafe`; no `unwrap`, `expect` or `panic` outside tests.
+//! - No SQL outside [`store`], and no second writer.
+//! - No wall clock outside [`clock`]; processes and expressions read none at all: time is an argument.
+//! - No thread or task that nobody waits for: only [`runtime`] and [`store`] spawn; what a component starts lives in a
+//!   `JoinSet` inside its own future and ends with it.
+//! - No retries, splitting or counting in components: they do one attempt and say what kind of failure it was.
+//! - No registration by macro: every list of kinds is written out.
 #![forbid(unsafe_code)]
 
 pub mod budget;
@@ -15,3 +85,8 @@ pub mod sinks;
 pub mod sources;
 pub mod store;
 pub mod systems;
+
+/// The example of how to add a kind compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../CONTRIBUTING.md")]
+struct Contributing;

@@ -1,0 +1,113 @@
+//! Holds the project to its own rules: who may import whom, lengths, names, and what must be absent. Each rule is a
+//! function of one file, and proves itself on a planted violation.
+#![allow(clippy::unwrap_used)]
+
+mod layers;
+mod rules;
+mod source;
+
+use source::{File, walk};
+use std::{path::Path, process::Command};
+
+/// What is wrong, and on which line (0: the file as a whole).
+type Finding = (usize, String);
+type Rule = fn(&File) -> Vec<Finding>;
+
+fn project() -> Vec<File> {
+    walk(Path::new(env!("CARGO_MANIFEST_DIR")))
+}
+
+/// Applies a rule to the project's files whose path begins with `under` and ends with `end`.
+fn hold(under: &str, end: &str, rule: Rule) {
+    let mut told = Vec::new();
+    for file in project().iter().filter(|f| f.path.starts_with(under) && f.path.ends_with(end)) {
+        told.extend(rule(file).into_iter().map(|(line, what)| format!("{}:{line}: {what}", file.path)));
+    }
+    assert!(told.is_empty(), "\n{}", told.join("\n"));
+}
+
+#[test]
+fn layers_hold() {
+    let files = project();
+    let kinds = layers::kinds(&files);
+    let mut told = Vec::new();
+    for file in files.iter().filter(|f| f.path.starts_with("src/") && f.path.ends_with(".rs")) {
+        let found = layers::imports(file, &kinds).into_iter();
+        told.extend(found.map(|(line, what)| format!("{}:{line}: {what}", file.path)));
+    }
+    assert!(told.is_empty(), "\n{}", told.join("\n"));
+}
+
+#[test]
+fn every_kind_is_in_its_registry() {
+    let told = layers::unregistered(&project());
+    assert!(told.is_empty(), "\n{}", told.join("\n"));
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    hold("src/", ".rs", rules::lengths);
+    hold("benches/", ".rs", rules::lengths);
+}
+
+#[test]
+fn nothing_is_unsafe() {
+    hold("", ".rs", rules::no_unsafe);
+}
+
+#[test]
+fn clocks_are_read_where_they_may() {
+    hold("src/", ".rs", rules::clocks);
+}
+
+#[test]
+fn sql_stays_in_the_store() {
+    hold("src/", ".rs", rules::sql);
+}
+
+#[test]
+fn nobody_else_spawns() {
+    hold("src/", ".rs", rules::spawning);
+}
+
+#[test]
+fn names_say_something() {
+    hold("", ".rs", rules::names);
+}
+
+#[test]
+fn nothing_depends_on_this_machine() {
+    hold("", "", rules::places);
+}
+
+#[test]
+fn unwanted_crates_stay_out() {
+    hold("Cargo.lock", "", rules::crates);
+}
+
+/// The commands that `--help` lists.
+fn commands() -> Vec<String> {
+    let help = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let names = list.lines().filter(|l| l.starts_with("  ") && !l.starts_with("   "));
+    names.filter_map(|l| l.split_whitespace().next()).filter(|n| *n != "help").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_readme_names_every_command_and_kind() {
+    let commands = commands();
+    assert!(commands.iter().any(|c| c == "run"), "{commands:?}");
+    let all = tidegate::cli::catalogue();
+    let kinds = |sort: &str, names: Vec<&str>| names.iter().map(|n| format!("{sort}.{n}")).collect::<Vec<_>>();
+    let wanted = [
+        kinds("source", all.sources.iter().map(|k| k.name).collect()),
+        kinds("process", all.processes.iter().map(|k| k.name).collect()),
+        kinds("sink", all.sinks.iter().map(|k| k.name).collect()),
+        kinds("command", commands.iter().map(String::as_str).collect()),
+    ]
+    .concat();
+    let readme = project().into_iter().find(|f| f.path == "README.md").unwrap();
+    let told = rules::unmentioned(&readme.text, &wanted);
+    assert!(told.is_empty(), "not in README.md: {}", told.join(", "));
+}
