@@ -46,7 +46,9 @@ impl Bench {
     pub fn sink(&self) -> (mqtt::Upstream, Arc<AtomicU64>) {
         let count = Arc::new(AtomicU64::new(0));
         let counted = count.clone();
-        let take = move |_: mqtt::Message<'_>| drop(counted.fetch_add(1, Ordering::Relaxed));
+        let take = move |_: mqtt::Message<'_>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        };
         (mqtt::Upstream::start(self.upstream, take), count)
     }
 
@@ -60,7 +62,9 @@ impl Bench {
             kit::runtime().spawn(async move {
                 // Not all in the same moment.
                 tokio::time::sleep(pace.unwrap_or_default().mul_f64(device as f64 / CLIENTS as f64)).await;
-                let acked = |_| drop(taken.fetch_add(1, Ordering::Relaxed));
+                let acked = |_| {
+                    taken.fetch_add(1, Ordering::Relaxed);
+                };
                 load.run(port, 0..each, |n| sensor::body(device, n, now()), acked).await;
             })
         });

@@ -7,7 +7,7 @@ fn a_wrong_configuration_exits_78_and_says_where() {
     let dir = folder();
     for (configuration, want) in [
         ("", "tidegate.jsonc:1:1"),
-        ("{", "tidegate.jsonc:1:2"),
+        ("{", "tidegate.jsonc:1:1"),
         (r#"{ "sources": { "a": { "type": "htp" } } }"#, "expected"),
         ("{ \"sources\": {\n  \"a\": { \"type\": \"http\", \"lisen\": \"127.0.0.1:1\" } } }", "tidegate.jsonc:2:25"),
         (r#"{ "sinks": { "a": { "type": "http", "url": 5 } } }"#, "sinks.a.url"),
