@@ -63,7 +63,7 @@ impl Reader {
     }
 
     fn new(shared: Arc<Shared>, reads: mpsc::Sender<Read>, consumer: Option<u32>, topics: &[Arc<str>]) -> Self {
-        let signal = shared.signal(topics);
+        let signal = shared.signal(topics, consumer.is_none());
         Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), signal }
     }
 

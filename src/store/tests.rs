@@ -56,6 +56,19 @@ async fn what_was_committed_is_read_in_order_also_after_a_restart() {
     assert_eq!((ledger.accepted, ledger.delivered, ledger.queued), (4, 1, 3));
 }
 
+#[tokio::test]
+async fn a_tail_reads_what_nobody_else_keeps() {
+    let store = Store::open(Options::default()).unwrap();
+    let hook = topics(&["hook"]);
+    store.commit(append("hook", batch(&[r#"{"n":1}"#]))).await.unwrap();
+    let mut reader = store.tail(&hook);
+    for n in 2..5 {
+        store.commit(append("hook", batch(&[&format!(r#"{{"n":{n}}}"#)]))).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    }
+    assert_eq!(read(&mut reader, 9).await, [r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#]);
+}
+
 /// A look at throughput: `cargo test --release store -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore]
