@@ -60,6 +60,7 @@ async fn what_was_committed_is_read_in_order_also_after_a_restart() {
 async fn a_tail_reads_what_nobody_else_keeps() {
     let store = Store::open(Options::default()).unwrap();
     let hook = topics(&["hook"]);
+    let mut early = store.tail(&hook);
     store.commit(append("hook", batch(&[r#"{"n":1}"#]))).await.unwrap();
     let mut reader = store.tail(&hook);
     for n in 2..5 {
@@ -67,6 +68,7 @@ async fn a_tail_reads_what_nobody_else_keeps() {
         tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     }
     assert_eq!(read(&mut reader, 9).await, [r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#]);
+    assert_eq!(read(&mut early, 9).await.len(), 4);
 }
 
 /// A look at throughput: `cargo test --release store -- --ignored --nocapture`.

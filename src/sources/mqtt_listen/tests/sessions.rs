@@ -133,7 +133,7 @@ async fn a_session_ends_when_its_time_is_over() {
         assert!(c.closed().await);
     }
     sleep(Duration::from_millis(50)).await;
-    assert_eq!(rig.store.consumers(), ["test"]);
+    assert!(rig.store.consumers().is_empty());
     assert_eq!(rig.store.state("devices", b"", 10).await.unwrap(), []);
 }
 
@@ -318,6 +318,7 @@ async fn users_do_what_they_may() {
         subscribe: vec!["c/%c/#".into()],
     };
     let rig = Rig::with(|c| c.users = vec![user], 1 << 30).await;
+    let mut log = rig.log();
     let login = |version: u8, password: &str| {
         let props: &[u8] = if version == 5 { &[0] } else { &[] };
         connect_with(version, "d1", 0xc2, 60, props, &[text("ann"), text(password)].concat())
@@ -354,7 +355,7 @@ async fn users_do_what_they_may() {
             assert!(c.closed().await);
         }
     }
-    assert_eq!(rig.events(2).await.len(), 2);
+    assert_eq!(log.events(2).await.len(), 2);
 }
 
 #[tokio::test]
