@@ -426,3 +426,53 @@ async fn mosquitto_s_clients_get_along() {
         assert_eq!(String::from_utf8_lossy(&out.stdout), "m/x 0 {\"t\": 1}\nm/x 1 {\"t\": 1}\nm/x 2 {\"t\": 1}\n");
     }
 }
+
+#[tokio::test]
+async fn tls_lets_in_who_shows_a_certificate() {
+    use crate::systems::tls::{ClientTls, ServerTls, client_config};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    let tls = ServerTls { cert: at("own.pem"), key: at("own.key"), client_ca: Some(at("ca.pem")) };
+    let rig = Rig::with(|c| c.tls = Some(tls), 1 << 30).await;
+    // Silent, plain and wrong ones hold nobody up.
+    let _silent = rig.raw().await;
+    let mut plain = rig.raw().await;
+    plain.send(&connect(4, "c", true, 0)).await;
+    let with = ClientTls {
+        ca: Some(at("ca.pem")),
+        cert: Some(at("own.pem")),
+        key: Some(at("own.key")),
+        ..ClientTls::default()
+    };
+    let without = ClientTls { cert: None, key: None, ..with.clone() };
+    for (client, want) in [(without, false), (with, true)] {
+        let connector = tokio_rustls::TlsConnector::from(client_config(&client).unwrap());
+        let tcp = tokio::net::TcpStream::connect(rig.addr).await.unwrap();
+        let talk = async {
+            let mut stream = connector.connect(client.server_name("localhost")?, tcp).await?;
+            stream.write_all(&connect(4, "c", true, 0)).await?;
+            let mut ack = [0; 4];
+            stream.read_exact(&mut ack).await?;
+            anyhow::Ok(ack)
+        };
+        let got = tokio::time::timeout(Duration::from_secs(5), talk).await.unwrap();
+        assert_eq!(got.ok(), want.then_some([0x20, 2, 0, 0]));
+    }
+}
+
+/// An authority (`ca.pem`) and a certificate of it for localhost, for both sides (`own.pem`, `own.key`).
+fn certificates(dir: &std::path::Path) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let cert = params.signed_by(&key, &ca).unwrap();
+    std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
+    std::fs::write(dir.join("own.pem"), cert.pem()).unwrap();
+    std::fs::write(dir.join("own.key"), key.serialize_pem()).unwrap();
+}
