@@ -301,6 +301,20 @@ async fn a_forgotten_consumer_holds_nothing_back_and_another_topic_set_is_taken_
     assert_eq!((queued("one"), queued("two")), (None, Some(0)));
     store.forget("c").await.unwrap();
     assert_eq!(queued("two"), None);
+
+#[tokio::test]
+async fn a_tail_reads_what_nobody_else_keeps() {
+    let store = Store::open(Options::default()).unwrap();
+    let hook = topics(&["hook"]);
+    let mut early = store.tail(&hook);
+    store.commit(append("hook", batch(&[r#"{"n":1}"#]))).await.unwrap();
+    let mut reader = store.tail(&hook);
+    for n in 2..5 {
+        store.commit(append("hook", batch(&[&format!(r#"{{"n":{n}}}"#)]))).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    }
+    assert_eq!(read(&mut reader, 9).await, [r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#]);
+    assert_eq!(read(&mut early, 9).await.len(), 4);
 }
 
 /// A look at throughput: `cargo test --release store -- --ignored --nocapture`.
