@@ -6,6 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod intake;
+#[path = "../../tests/gateway/kit/mod.rs"]
+mod kit;
+mod mqtt;
 mod pipeline;
 mod sensor;
 mod usage;
@@ -19,7 +22,8 @@ fn main() {
     }
     let quick = arguments.iter().any(|a| a == "--quick");
     let parts: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect();
-    let tables: [(&str, fn(bool)); 2] = [("intake", intake::table), ("pipeline", pipeline::table)];
+    let tables: [(&str, fn(bool)); 4] =
+        [("intake", intake::table), ("mqtt", mqtt::table), ("pipeline", pipeline::table), ("memory", mqtt::memory)];
     for (name, table) in tables {
         if parts.is_empty() || parts.contains(&name) {
             table(quick);

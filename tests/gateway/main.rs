@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod account;
+mod bounded;
 mod check;
+mod hostile;
 mod kill;
 mod kit;
 mod outage;
+mod refused;
 mod rig;
+mod stateless;
 mod stop;
