@@ -4,6 +4,7 @@ mod documents;
 pub mod file;
 pub mod generate;
 pub mod http;
+pub mod mqtt;
 pub mod mqtt_listen;
 pub mod stdin;
 
@@ -14,7 +15,8 @@ use crate::{
 };
 
 /// Every kind of source.
-pub const KINDS: &[Kind<dyn Source>] = &[http::KIND, mqtt_listen::KIND, file::KIND, stdin::KIND, generate::KIND];
+pub const KINDS: &[Kind<dyn Source>] =
+    &[http::KIND, mqtt_listen::KIND, mqtt::KIND, file::KIND, stdin::KIND, generate::KIND];
 
 /// What a refusal means to a source that answers nobody: it waits and tries again.
 fn refused(refusal: Refusal) -> Fault {

@@ -158,13 +158,15 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     /// A directory with an authority (`NAME-ca.pem`), and a certificate for localhost from it (`NAME.pem`, `NAME.key`).
     pub(crate) fn authority(dir: &Path, name: &str) {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // With the same name as the certificate's, OpenSSL would take that one for self-signed.
+        params.distinguished_name.push(DnType::CommonName, format!("authority {name}"));
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();

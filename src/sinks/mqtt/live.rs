@@ -92,10 +92,13 @@ impl Live {
     /// Takes what has arrived and says whether it settled anything; `refused` gets the first refusal.
     fn read(&mut self, refused: &mut Option<Fault>) -> Result<bool, Fault> {
         let mut settled = false;
-        while let Some(packet) = self.link.next().map_err(Fault::Retry)? {
+        while let Some(packet) = self.link.take().map_err(Fault::Retry)? {
             match packet {
                 Packet::Ack { kind, id, code } => match self.window.settle(kind, id, code) {
                     Settled::Nothing => {}
+                    Settled::Release if self.link.out.len() > 2 * OUT => {
+                        return Err(Fault::retry("the broker does not read what it is sent"));
+                    }
                     Settled::Release => {
                         wire::put_ack(Kind::PubRel, id, &mut self.link.out);
                         settled = true;

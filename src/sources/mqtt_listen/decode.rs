@@ -169,7 +169,7 @@ pub fn subscribe<'a>(body: &'a [u8], version: Version) -> Result<Subscribe<'a>, 
     Ok(Subscribe { packet_id, id, wanted })
 }
 
-pub fn unsubscribe<'a>(body: &'a [u8], version: Version) -> Result<(u16, Vec<&'a str>), Broken> {
+pub fn unsubscribe(body: &[u8], version: Version) -> Result<(u16, Vec<&str>), Broken> {
     let mut input = Input(body);
     let packet_id = input.packet_id()?;
     if version == Version::V5 {

@@ -122,7 +122,7 @@ impl Link {
         wire::put_connect(dial, &mut link.out);
         loop {
             link.turn(Instant::now() + dial.connect).await?;
-            match link.next()? {
+            match link.take()? {
                 None => {}
                 Some(Packet::ConnAck { code: 0, session, limits }) => {
                     (link.session, link.limits) = (session, limits);
@@ -163,7 +163,7 @@ impl Link {
     }
 
     /// The next packet that has arrived. A DISCONNECT is a packet, after which `turn` fails.
-    pub fn next(&mut self) -> anyhow::Result<Option<Packet>> {
+    pub fn take(&mut self) -> anyhow::Result<Option<Packet>> {
         let packet = self.reader.next(&mut self.input).map_err(|what| anyhow!("the broker sent {what}"))?;
         if let Some(Packet::Disconnect(code)) = packet {
             self.broken = Some(format!("the broker disconnected: {}", wire::reason(code)));

@@ -133,7 +133,7 @@ async fn a_session_ends_when_its_time_is_over() {
         assert!(c.closed().await);
     }
     sleep(Duration::from_millis(50)).await;
-    assert_eq!(rig.store.consumers(), ["test"]);
+    assert_eq!(rig.store.registered(), ["test"]);
     assert_eq!(rig.store.state("devices", b"", 10).await.unwrap(), []);
 }
 

@@ -1,0 +1,33 @@
+//! Measures the gateway beside a reference in the same run, so that a slow machine slows both. Prints tables, asserts
+//! nothing: time is no test.
+//!
+//!     cargo bench                          all
+//!     cargo bench -- intake --quick        one part: intake, pipeline, mqtt, memory; --quick takes a fraction of the time
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod intake;
+mod pipeline;
+mod sensor;
+mod usage;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let [part, producers, millis] = arguments.as_slice()
+        && part == intake::TRACED
+    {
+        return intake::traced(producers.parse().unwrap(), millis.parse().unwrap());
+    }
+    let quick = arguments.iter().any(|a| a == "--quick");
+    let parts: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect();
+    let tables: [(&str, fn(bool)); 2] = [("intake", intake::table), ("pipeline", pipeline::table)];
+    for (name, table) in tables {
+        if parts.is_empty() || parts.contains(&name) {
+            table(quick);
+            println!();
+        }
+    }
+    for unknown in parts.iter().filter(|p| tables.iter().all(|(name, _)| name != *p)) {
+        eprintln!("there is no part `{unknown}`; there are: {}", tables.map(|(name, _)| name).join(", "));
+        std::process::exit(2);
+    }
+}

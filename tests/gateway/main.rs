@@ -1,0 +1,11 @@
+//! The gateway as its users have it: the real program in a process of its own, between real producers and upstreams, with
+//! kills, outages and bad input.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod account;
+mod check;
+mod kill;
+mod kit;
+mod outage;
+mod rig;
+mod stop;
