@@ -95,7 +95,10 @@ pub fn main() -> ExitCode {
     logger.init().ok();
     match arguments.command {
         Command::Run { file, stateless } => start(&file, |plan| block_on(runtime::run(plan, stateless))),
-        Command::Process { file, source } => start(&file, |plan| process::run(plan, source.as_deref())),
+        Command::Process { file, source } => {
+            // Its warnings are about a gateway: what nobody reads, what goes nowhere.
+            load(&file, |plan, _| process::run(plan, source.as_deref()))
+        }
         Command::Check { file } => start(&file, |plan| {
             let (sources, pipelines, sinks) = (plan.sources.len(), plan.pipelines.len(), plan.sinks.len());
             print(&format!("{}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks\n", file.display()))
@@ -112,14 +115,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Loads a configuration, shows what is wrong with it, and goes on if nothing is.
+/// As `load`, and shows the warnings.
 fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> ExitCode {
+    load(file, |plan, warnings| {
+        show("warning: ", &warnings);
+        go(plan)
+    })
+}
+
+/// Loads a configuration, shows what is wrong with it, and goes on if nothing is.
+fn load(file: &Path, go: impl FnOnce(runtime::Plan, Vec<Problem>) -> anyhow::Result<()>) -> ExitCode {
     let loaded = config::read(file).map_err(|p| vec![p]).and_then(|text| config::load(file, &text, &catalogue()));
     match loaded {
-        Ok((plan, warnings)) => {
-            show("warning: ", &warnings);
-            finish(go(plan))
-        }
+        Ok((plan, warnings)) => finish(go(plan, warnings)),
         Err(problems) => {
             show("", &problems);
             ExitCode::from(BAD_CONFIGURATION)

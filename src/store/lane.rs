@@ -87,11 +87,18 @@ struct Tail {
     bytes: usize,
 }
 
+/// Someone who reads a topic.
+struct Waiter {
+    signal: Weak<Notify>,
+    /// It has no cursor that would keep what it has not read: memory keeps it, within its limit.
+    tail: bool,
+}
+
 #[derive(Default)]
 pub(super) struct View {
     pub index: Index,
     tails: HashMap<u16, Tail>,
-    waiters: HashMap<Arc<str>, Vec<Weak<Notify>>>,
+    waiters: HashMap<Arc<str>, Vec<Waiter>>,
     pub commits: u64,
     pub used: u64,
 }
@@ -121,13 +128,13 @@ impl Shared {
     }
 
     /// A signal that is given whenever one of the topics grows.
-    pub fn signal(&self, topics: &[Arc<str>]) -> Arc<Notify> {
+    pub fn signal(&self, topics: &[Arc<str>], tail: bool) -> Arc<Notify> {
         let signal = Arc::new(Notify::new());
         let mut view = self.view();
         for topic in topics {
             let waiters = view.waiters.entry(topic.clone()).or_default();
-            waiters.retain(|w| w.strong_count() > 0);
-            waiters.push(Arc::downgrade(&signal));
+            waiters.retain(|w| w.signal.strong_count() > 0);
+            waiters.push(Waiter { signal: Arc::downgrade(&signal), tail });
         }
         signal
     }
@@ -174,12 +181,16 @@ impl View {
         for (lane, chunk) in fresh {
             self.tails.entry(lane).or_default().push(chunk);
             let Some(topic) = self.index.lanes.get(&lane).map(|l| l.topic.clone()) else { continue };
-            for waiter in self.waiters.get(&topic).into_iter().flatten().filter_map(Weak::upgrade) {
+            for waiter in self.waiters.get(&topic).into_iter().flatten().filter_map(|w| w.signal.upgrade()) {
                 waiter.notify_one();
             }
         }
         for id in lanes {
             if let (Some(lane), Some(tail)) = (self.index.lanes.get(id), self.tails.get_mut(id)) {
+                let mut readers = self.waiters.get(&lane.topic).into_iter().flatten();
+                if readers.any(|w| w.tail && w.signal.strong_count() > 0) {
+                    continue;
+                }
                 tail.drop_below(lane.first);
             }
         }

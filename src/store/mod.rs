@@ -253,11 +253,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store and starts its writer. A file that cannot be read is moved aside and a fresh one begun, with a
+    /// Opens the store, in a folder that is made if need be, and starts its writer. A file that cannot be read is moved aside and a fresh one begun, with a
     /// line in the log; a newer, a foreign or a locked one is refused untouched.
     pub fn open(options: Options) -> Result<Store, OpenError> {
         let limit = options.waiting.clamp(64 << 10, u32::MAX as usize);
         let path = options.path.clone();
+        if let Some(path) = &path {
+            std::fs::create_dir_all(writer::folder_of(path))?;
+        }
         let (writer, requests) = writer::start(options)?;
         let reads = match path {
             Some(path) => rows::start(&path)?,

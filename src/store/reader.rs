@@ -63,7 +63,7 @@ impl Reader {
     }
 
     fn new(shared: Arc<Shared>, reads: mpsc::Sender<Read>, consumer: Option<u32>, topics: &[Arc<str>]) -> Self {
-        let signal = shared.signal(topics);
+        let signal = shared.signal(topics, consumer.is_none());
         Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), signal }
     }
 
@@ -153,7 +153,11 @@ impl Reader {
                 continue;
             }
             let cursor = self.consumer.and_then(|c| view.index.cursors.get(&(c, *id))).map(|c| c.seq);
-            let next = cursor.unwrap_or(if at_end { lane.next } else { lane.first });
+            let next = cursor.unwrap_or(match self.consumer {
+                None if at_end => lane.next,
+                None => lane.start, // it appeared since; its first events may be in memory only
+                Some(_) => lane.first,
+            });
             let place =
                 Place { store: self.shared.store, lane: *id, topic: lane.topic.clone(), priority: lane.priority };
             self.lanes.insert(*id, Position { place, next, ahead: VecDeque::new(), pause: None });

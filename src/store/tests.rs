@@ -303,24 +303,17 @@ async fn a_forgotten_consumer_holds_nothing_back_and_another_topic_set_is_taken_
     assert_eq!(queued("two"), None);
 }
 
-/// A look at throughput: `cargo test --release store -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore]
-async fn throughput() {
-    for per in [1usize, 16, 128, 512] {
-        let dir = tempfile::tempdir_in(".").unwrap();
-        let store = open(&dir.path().join("t.db"));
-        let body = format!(r#"{{"device":"d{}","temp":21.5,"pad":"{}"}}"#, 1, "x".repeat(150));
-        let start = std::time::Instant::now();
-        let mut n = 0;
-        while start.elapsed().as_secs_f64() < 1.0 {
-            let mut all = Batch::default();
-            for _ in 0..per {
-                all.push(&Draft { body: body.as_bytes(), ..Draft::default() }).unwrap();
-            }
-            store.commit(append("hook", all)).await.unwrap();
-            n += per;
-        }
-        println!("{per:4} a commit: {:.0} events/s", n as f64 / start.elapsed().as_secs_f64());
+#[tokio::test]
+async fn a_tail_reads_what_nobody_else_keeps() {
+    let store = Store::open(Options::default()).unwrap();
+    let hook = topics(&["hook"]);
+    let mut early = store.tail(&hook);
+    store.commit(append("hook", batch(&[r#"{"n":1}"#]))).await.unwrap();
+    let mut reader = store.tail(&hook);
+    for n in 2..5 {
+        store.commit(append("hook", batch(&[&format!(r#"{{"n":{n}}}"#)]))).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     }
+    assert_eq!(read(&mut reader, 9).await, [r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#]);
+    assert_eq!(read(&mut early, 9).await.len(), 4);
 }

@@ -85,6 +85,42 @@ fn unwanted_crates_stay_out() {
     hold("Cargo.lock", "", rules::crates);
 }
 
+/// What `tidegate check` says about a configuration; nothing if it is right.
+fn flaws(file: &Path, credentials: &Path) -> String {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    check.arg("check").arg(file).env("HOOK_TOKEN", "0123456789abcdef").env("UPSTREAM_TOKEN", "0123456789abcdef");
+    let output = check.env("CREDENTIALS_DIRECTORY", credentials).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(told.is_empty(), output.status.success(), "{told}");
+    told
+}
+
+#[test]
+fn the_examples_are_right() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("broker"), "secret").unwrap();
+    let (mut told, mut seen) = (String::new(), 0);
+    for file in project() {
+        let shown: Vec<&str> = match file.path.starts_with("configs/") {
+            true => vec![&file.text],
+            false if file.path == "README.md" => {
+                let blocks = file.text.split("```jsonc\n").skip(1);
+                blocks.map(|block| block.split("```").next().unwrap()).collect()
+            }
+            false => Vec::new(),
+        };
+        for text in shown {
+            let copy = folder.path().join("shown.jsonc");
+            std::fs::write(&copy, text).unwrap();
+            told += &flaws(&copy, folder.path()).replace(copy.to_str().unwrap(), &file.path);
+            seen += 1;
+        }
+    }
+    assert!(told.is_empty() && seen > 4, "{seen} examples\n{told}");
+    std::fs::write(folder.path().join("wrong.jsonc"), "{ \"sinks\": 1 }").unwrap();
+    assert!(flaws(&folder.path().join("wrong.jsonc"), folder.path()).contains("sinks"));
+}
+
 /// The commands that `--help` lists.
 fn commands() -> Vec<String> {
     let help = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("--help").output().unwrap();

@@ -53,7 +53,8 @@ impl File {
     }
 
     fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs") || self.path.ends_with("_tests.rs") || self.path.contains("/tests/")
+        let stem = self.path.trim_end_matches(".rs").rsplit('/').next().unwrap_or_default();
+        ["tests", "testing"].contains(&stem) || stem.ends_with("_tests") || self.path.contains("/tests/")
     }
 }
 

@@ -92,7 +92,7 @@ impl Live {
     /// Takes what has arrived and says whether it settled anything; `refused` gets the first refusal.
     fn read(&mut self, refused: &mut Option<Fault>) -> Result<bool, Fault> {
         let mut settled = false;
-        while let Some(packet) = self.link.take().map_err(Fault::Retry)? {
+        while let Some(packet) = self.link.packet().map_err(Fault::Retry)? {
             match packet {
                 Packet::Ack { kind, id, code } => match self.window.settle(kind, id, code) {
                     Settled::Nothing => {}

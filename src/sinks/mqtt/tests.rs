@@ -239,7 +239,7 @@ async fn who_we_are_is_checked_by_the_broker_and_the_other_way_round() {
                 Err(Fault::Retry(e)) => {
                     let text = format!("{e:#}");
                     assert!(!want.is_empty() && text.contains(want) && !text.contains("canary"), "{config}: {text}");
-                    assert!(text.starts_with(&format!("`mqtt")), "{text}");
+                    assert!(text.starts_with("`mqtt"), "{text}");
                 }
                 Err(fault) => panic!("{config}: {fault}"),
             }
@@ -447,4 +447,45 @@ fn the_configuration_is_checked() {
     let mut example: Value = serde_json::from_str(&lines).unwrap();
     example.as_object_mut().unwrap().remove("type");
     build(Params::new("up", Scope::default(), example)).unwrap();
+}
+
+/// A look at throughput, with a broker at a port of this machine that acknowledges at once:
+/// `edgeload serve-mqtt --listen 127.0.0.1:1890`, `MQTT_PORT=1890 cargo test --release mqtt_throughput -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore]
+async fn mqtt_throughput() {
+    let port: u16 = std::env::var("MQTT_PORT").unwrap().parse().unwrap();
+    let cpu = || -> f64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        stat.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e3
+    };
+    for (batch, config) in [
+        (512, json!({})),
+        (512, json!({ "version": "3.1.1" })),
+        (4096, json!({})),
+        (512, json!({ "topic": "sites/{gateway}/{event.device}" })),
+        (512, json!({ "qos": 2 })),
+        (512, json!({ "qos": 0 })),
+    ] {
+        let mut sink = sink(port, config.clone());
+        let events: Vec<Event> = (0..batch)
+            .map(|n| {
+                let id = Id::Made { store: 7, lane: 1, seq: n as u64 };
+                let text = format!(
+                    "{{\"_id\":\"1-{n}-1700000000000000\",\"device\":\"d{n:04}\",\"pad\":\"{}\"}}",
+                    "x".repeat(140)
+                );
+                Event { id, body: Body::parse(text.into()).unwrap(), ..event(n) }
+            })
+            .collect();
+        sink.deliver(&events).await.unwrap();
+        let (begun, used, mut count) = (Instant::now(), cpu(), 0);
+        while begun.elapsed() < Duration::from_secs(3) {
+            sink.deliver(&events).await.unwrap();
+            count += batch;
+        }
+        let rate = count as f64 / begun.elapsed().as_secs_f64();
+        println!("{batch} a batch, {config}: {rate:.0} events/s, {:.2} µs of CPU each", (cpu() - used) / count as f64);
+        sink.close().await;
+    }
 }

@@ -176,7 +176,14 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 fn media(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(media) = single(headers, &CONTENT_TYPE)? else { return Ok(()) };
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let known = ["application/json", "application/x-ndjson", "application/ndjson", "application/jsonl", "text/json"];
+    let known = [
+        "application/json",
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "text/json",
+        "application/x-www-form-urlencoded", // what `curl -d` says; a browser's form is refused by `Sec-Fetch-Site`
+    ];
     if known.contains(&media.as_str()) || media.ends_with("+json") {
         return Ok(());
     }

@@ -158,7 +158,7 @@ impl Source for Mqtt {
         let mut taken = Taken::default();
         loop {
             while taken.batch.bytes() < BATCH && taken.acks.len() < BATCH {
-                let Some(packet) = link.take().map_err(Fault::Retry)? else { break };
+                let Some(packet) = link.packet().map_err(Fault::Retry)? else { break };
                 match packet {
                     Packet::Publish(publish) => taken.add(&publish, intake, self.id_property.as_deref()),
                     Packet::Oversized { topic, qos, id, size } => {

@@ -2,6 +2,7 @@
 //! the common budgets is used. Locks are held for a few lines that cannot fail, never across an await.
 
 use super::{config::Config, filter, payload::Kept, session::Session};
+use crate::clock;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -87,18 +88,25 @@ struct Shelf {
     bytes: usize,
 }
 
-/// Something that is wrong for a while: one line when it begins, with what was counted one when it ends.
+/// Something that is wrong for a while: a line when it begins, one a minute while it lasts, one when it ends.
 #[derive(Default)]
 pub struct Trouble {
     on: AtomicBool,
     count: AtomicU64,
+    said: AtomicU64,
 }
+
+/// Milliseconds between two lines about the same trouble.
+const SAY: u64 = 60_000;
 
 impl Trouble {
     pub fn begins(&self, say: impl FnOnce() -> String) {
-        self.count.fetch_add(1, Relaxed);
-        if !self.on.load(Relaxed) && !self.on.swap(true, Relaxed) {
-            log::warn!("{}", say());
+        let count = self.count.fetch_add(1, Relaxed) + 1;
+        let (now, said) = (clock::mono_ms(), self.said.load(Relaxed));
+        if (!self.on.swap(true, Relaxed) || now.saturating_sub(said) > SAY)
+            && self.said.compare_exchange(said, now, Relaxed, Relaxed).is_ok()
+        {
+            log::warn!("{} ({count} so far)", say());
         }
     }
 

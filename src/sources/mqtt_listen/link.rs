@@ -41,6 +41,8 @@ const IDLE: usize = 4 << 10;
 const LOOK: Duration = Duration::from_millis(250);
 /// A client gets this long to take what was put out for it at the end.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// And this long to close its side.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -89,6 +91,8 @@ pub struct Link {
     /// What the client has to read, and how much of it was written.
     pub out: Vec<u8>,
     written: usize,
+    /// TLS may hold back the rest of a record.
+    unflushed: bool,
     pub gather: Gather,
     flying: Option<Task<(Gather, Result<(), Refusal>)>>,
     pub flying_bytes: usize,
@@ -132,6 +136,7 @@ impl Link {
             claim,
             out: Vec::new(),
             written: 0,
+            unflushed: false,
             gather: Gather::default(),
             flying: None,
             flying_bytes: 0,
@@ -180,6 +185,9 @@ impl Link {
                 stream.shutdown().await
             };
             timeout(GOODBYE, goodbye).await.ok();
+            if matches!(end, End::Broken(_)) {
+                timeout(LINGER, linger(stream)).await.ok();
+            }
         }
         (self.session, self.claim, end)
     }
@@ -205,12 +213,12 @@ impl Link {
                     self.flying = None;
                     self.landed(gather, result)
                 }
-                n = wr.write(&self.out[self.written..]), if self.written < self.out.len() => match n {
-                    Ok(0) | Err(_) => Err(End::Gone),
+                n = put(&mut wr, &self.out[self.written..]), if self.written < self.out.len() || self.unflushed => match n {
                     Ok(n) => {
                         self.put_out(n);
                         self.pump()
                     }
+                    Err(_) => Err(End::Gone),
                 },
                 n = rd.read_buf(input), if reads => match n {
                     Ok(0) | Err(_) => Err(End::Gone),
@@ -238,6 +246,7 @@ impl Link {
 
     fn put_out(&mut self, n: usize) {
         self.written += n;
+        self.unflushed = n > 0 && self.shared.config.tls.is_some();
         if self.written == self.out.len() {
             self.out.clear();
             self.written = 0;
@@ -365,6 +374,27 @@ impl Link {
         self.refilled = now;
         if self.tokens < 0.0 {
             self.throttled = Some(now + Duration::from_secs_f64((-self.tokens / rate).min(60.0)));
+        }
+    }
+}
+
+/// Writes some of what is there; if nothing is, flushes.
+async fn put(wr: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<usize> {
+    if bytes.is_empty() {
+        return wr.flush().await.map(|()| 0);
+    }
+    match wr.write(bytes).await {
+        Ok(0) => Err(std::io::ErrorKind::WriteZero.into()),
+        done => done,
+    }
+}
+
+/// Reads what is still under way, so that closing does not take back the goodbye (a reset drops what was sent).
+async fn linger(stream: &mut dyn Stream) {
+    let mut sink = [0; 1024];
+    for _ in 0..1024 {
+        if !matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {
+            break;
         }
     }
 }

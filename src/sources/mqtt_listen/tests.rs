@@ -11,6 +11,7 @@ use tools::*;
 #[tokio::test]
 async fn what_is_acknowledged_is_in_the_log() {
     let rig = Rig::new().await;
+    let mut log = rig.log();
     for version in [4, 5] {
         let mut c = rig.client("dev-1", version).await;
         for (qos, want) in [(0, None), (1, Some(vec![0x40, 2, 0, 7])), (2, Some(vec![0x50, 2, 0, 7]))] {
@@ -24,7 +25,7 @@ async fn what_is_acknowledged_is_in_the_log() {
         c.send(&[0xc0, 0]).await;
         assert_eq!(c.packet().await, [0xd0, 0]);
     }
-    let events = rig.events(6).await;
+    let events = log.events(6).await;
     assert_eq!(events.len(), 6);
     for (at, event) in events.iter().enumerate() {
         let meta = format!(r#"{{"topic":"s/temp","client":"dev-1","qos":{}}}"#, at % 3);
@@ -51,12 +52,13 @@ async fn acknowledgements_come_in_the_order_of_receipt() {
 #[tokio::test]
 async fn a_packet_cut_anywhere_is_the_same_packet() {
     let rig = Rig::new().await;
+    let mut log = rig.log();
     let mut c = rig.client("c", 4).await;
     for byte in publish(4, "a/b", &[b'x'; 300], 1, 9, 0) {
         c.send(&[byte]).await;
     }
     assert_eq!(c.packet().await, [0x40, 2, 0, 9]);
-    let body = rig.events(1).await[0].body.to_bytes();
+    let body = log.events(1).await[0].body.to_bytes();
     assert_eq!(body.len(), 300 + r#"{"payload":""}"#.len());
 }
 

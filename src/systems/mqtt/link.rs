@@ -122,7 +122,7 @@ impl Link {
         wire::put_connect(dial, &mut link.out);
         loop {
             link.turn(Instant::now() + dial.connect).await?;
-            match link.take()? {
+            match link.packet()? {
                 None => {}
                 Some(Packet::ConnAck { code: 0, session, limits }) => {
                     (link.session, link.limits) = (session, limits);
@@ -163,7 +163,7 @@ impl Link {
     }
 
     /// The next packet that has arrived. A DISCONNECT is a packet, after which `turn` fails.
-    pub fn take(&mut self) -> anyhow::Result<Option<Packet>> {
+    pub fn packet(&mut self) -> anyhow::Result<Option<Packet>> {
         let packet = self.reader.next(&mut self.input).map_err(|what| anyhow!("the broker sent {what}"))?;
         if let Some(Packet::Disconnect(code)) = packet {
             self.broken = Some(format!("the broker disconnected: {}", wire::reason(code)));
@@ -173,7 +173,7 @@ impl Link {
     }
 
     /// Writes and reads what can be written and read; waits until there was some of it, or `until`. Keeps the connection
-    /// alive meanwhile. Call [`Link::next`] until there is no packet before the next turn. Fails once the broker is gone,
+    /// alive meanwhile. Call [`Link::packet`] until there is no packet before the next turn. Fails once the broker is gone,
     /// or silent for one and a half keep-alives.
     pub async fn turn(&mut self, until: Instant) -> anyhow::Result<()> {
         if let Some(why) = self.broken.take() {

@@ -56,8 +56,9 @@ async fn p3_topics_need_not_begin_with_ascii() {
     let rig = Rig::new().await;
     let mut c = rig.client("c", 4).await;
     c.subscribe(4, "é/+", 1).await;
-    c.send(&publish(4, "é/x", b"1", 1, 1, 1)).await;
-    assert_eq!(c.packet().await, [0x40, 2, 0, 1]);
+    let mut publisher = rig.client("p", 4).await;
+    publisher.send(&publish(4, "é/x", b"1", 1, 1, 1)).await;
+    assert_eq!(publisher.packet().await, [0x40, 2, 0, 1]);
     assert_eq!(c.message(4).await, ("é/x".into(), b"1".to_vec(), 0x32, 1));
     lives(&rig).await;
 }

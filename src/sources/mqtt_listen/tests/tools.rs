@@ -4,7 +4,7 @@ use super::super::{Config, Listener, access::Access};
 use crate::{
     event::{Batch, Draft, Event},
     kind::{Fields, Intake},
-    store::{Append, Options, Step, Store},
+    store::{Append, Options, Reader, Step, Store},
 };
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -40,8 +40,6 @@ impl Rig {
         let mut config = Config::default();
         set(&mut config);
         let store = Store::open(options.clone()).unwrap();
-        // Holds the log, which otherwise forgets what nobody reads.
-        store.consumer("test", &[Arc::from("devices")], crate::store::Start::Oldest).await.unwrap();
         let (addr, task) = start(&config, &store).await;
         Rig { addr, store, options, config, task, dir }
     }
@@ -72,18 +70,10 @@ impl Rig {
         Client(TcpStream::connect(self.addr).await.unwrap())
     }
 
-    /// Waits for so many events in the log.
-    pub async fn events(&self, n: usize) -> Vec<Event> {
-        let topics = [Arc::from("devices")];
-        let consumer = self.store.consumer("test", &topics, crate::store::Start::Oldest).await.unwrap();
-        let mut reader = self.store.reader(consumer, &topics);
-        let mut events = Vec::new();
-        while events.len() < n {
-            events.extend(timeout(PATIENCE, reader.next(1000, 1 << 20)).await.unwrap().unwrap().events);
-        }
-        events
+    /// Reads the log from here on.
+    pub fn log(&self) -> Log {
+        Log(self.store.tail(&[Arc::from("devices")]))
     }
-
     /// Whether the listener ended; in tests it does if a connection's task panics.
     pub fn crashed(&mut self) -> bool {
         self.task.try_join_next().is_some()
@@ -113,6 +103,19 @@ async fn start(config: &Config, store: &Store) -> (SocketAddr, JoinSet<()>) {
         source.serve(listener, &intake).await.unwrap();
     });
     (addr, task)
+}
+
+pub struct Log(Reader);
+
+impl Log {
+    /// Waits for so many events.
+    pub async fn events(&mut self, n: usize) -> Vec<Event> {
+        let mut events = Vec::new();
+        while events.len() < n {
+            events.extend(timeout(PATIENCE, self.0.next(1000, 1 << 20)).await.unwrap().unwrap().events);
+        }
+        events
+    }
 }
 
 pub struct Client(pub TcpStream);
