@@ -64,7 +64,7 @@ pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// Runs the program to its end, with text on standard input.
+/// Runs the program to its end, with text on standard input; fails when it has none.
 pub fn tidegate(dir: &Path, arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(arguments)
@@ -74,11 +74,17 @@ pub fn tidegate(dir: &Path, arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
-    let feed = std::thread::spawn(move || stdin.write_all(input.as_bytes()).ok());
-    let output = child.wait_with_output().unwrap();
-    feed.join().unwrap();
-    output
+    let (mut stdin, input, pid) = (child.stdin.take().unwrap(), input.to_owned(), child.id());
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        stdin.write_all(input.as_bytes()).ok();
+        drop(stdin);
+        done.send(child.wait_with_output().unwrap()).ok();
+    });
+    ended.recv_timeout(LONG).unwrap_or_else(|_| {
+        Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+        panic!("`tidegate {}` does not end", arguments.join(" "))
+    })
 }
 
 /// A running gateway: `tidegate.jsonc` and the store lie in its folder, its log in `log`. Killed with the value.
