@@ -9,7 +9,7 @@ fn a_wrong_configuration_exits_78_and_says_where() {
         ("", "tidegate.jsonc:1:1"),
         ("{", "tidegate.jsonc:1:1"),
         (r#"{ "sources": { "a": { "type": "htp" } } }"#, "expected"),
-        ("{ \"sources\": {\n  \"a\": { \"type\": \"http\", \"lisen\": \"127.0.0.1:1\" } } }", "tidegate.jsonc:2:25"),
+        ("{ \"sources\": {\n  \"a\": { \"type\": \"http\", \"lisen\": \"127.0.0.1:1\" } } }", "tidegate.jsonc:2:26"),
         (r#"{ "sinks": { "a": { "type": "http", "url": 5 } } }"#, "sinks.a.url"),
         (r#"{ "sources": { "a": { "type": "http", "listen": "nowhere" } } }"#, "sources.a.listen"),
         (r#"{ "pipelines": { "p": { "from": ["nobody"], "processes": [] } } }"#, "nobody"),

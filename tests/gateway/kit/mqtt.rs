@@ -213,8 +213,8 @@ async fn serve(stream: TcpStream, take: Take) {
     stream.set_nodelay(true).ok();
     let (read, mut write) = stream.into_split();
     let mut packets = Packets::new(read);
-    let mut five = false;
-    loop {
+    let (mut five, mut goodbye) = (false, false);
+    while !goodbye {
         let mut answers = Vec::new();
         let read = packets.read(|first, body| match first >> 4 {
             1 => {
@@ -229,6 +229,7 @@ async fn serve(stream: TcpStream, take: Take) {
                 answers.extend(packet(0x90, &answer));
             }
             12 => answers.extend(packet(0xd0, b"")),
+            14 => goodbye = true,
             _ => {}
         });
         if read.await.is_err() || (!answers.is_empty() && write.write_all(&answers).await.is_err()) {
