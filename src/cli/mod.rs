@@ -8,9 +8,10 @@ use crate::{
     kind::{Process, Sink, Source},
     process as processes, runtime, sinks, sources,
 };
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::{
-    io::Write,
+    io::{BufRead, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -19,6 +20,8 @@ use std::{
 const BAD_CONFIGURATION: u8 = 78;
 /// Exit code of wrong arguments.
 const USAGE: u8 = 2;
+/// MQTT's own limit for a password, in bytes.
+const LONGEST_PASSWORD: u64 = 65_535;
 
 /// Store-and-forward event gateway: takes sensor events in, has each on disk before it says yes, runs pipelines over
 /// them, and sends the results upstream whenever there is an upstream.
@@ -71,6 +74,14 @@ enum Command {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         format: String,
     },
+    /// Hash a password for the `users` of an `mqtt_listen` source: reads it from standard input, prints the hash.
+    ///
+    /// Example: tidegate passwd < secret.txt
+    Passwd {
+        /// Rounds of PBKDF2-SHA512: more take longer to guess, and longer to check on a small board.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rounds: u32,
+    },
     /// Print the JSON Schema of the configuration, for editors.
     ///
     /// Example: tidegate schema > tidegate.schema.json
@@ -111,8 +122,21 @@ pub fn main() -> ExitCode {
                     .and_then(|text| print(&text)),
             )
         }
+        Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
     }
+}
+
+/// The first line of standard input, hashed.
+fn passwd(rounds: u32) -> anyhow::Result<()> {
+    if std::io::stdin().is_terminal() {
+        eprint!("password (it is shown): ");
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().take(LONGEST_PASSWORD).read_line(&mut line).context("standard input")?;
+    let password = line.trim_end_matches(['\n', '\r']);
+    anyhow::ensure!(!password.is_empty(), "no password on standard input");
+    print(&format!("{}\n", sources::mqtt_listen::hash_password(password, rounds)))
 }
 
 /// As `load`, and shows the warnings.
