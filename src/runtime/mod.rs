@@ -93,6 +93,9 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
         () = signals.next() => log::warn!("second signal: not waiting for deliveries in progress"),
     }
     store.close().await;
+    if !stateless {
+        log::info!("stopped: {}", status::summary(&store, &links));
+    }
     ended
 }
 

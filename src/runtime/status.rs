@@ -1,48 +1,57 @@
-//! One line now and then for a person who looks on.
+//! One line now and then for a person who looks on, and one at the end.
 
 use super::links::Links;
-use crate::{budget::Size, store::Store};
-use std::time::Duration;
+use crate::{
+    budget::Size,
+    store::{Ledger, Store},
+};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Four lines a minute.
 const EVERY: Duration = Duration::from_secs(15);
 
 /// Prints the status for ever; only where a person looks on.
 pub(super) async fn print(store: Store, links: Links) {
-    let mut before = 0;
+    let mut before = taken(&store.ledger());
     loop {
         tokio::time::sleep(EVERY).await;
-        let line = line(&store, &links, &mut before);
-        log::info!("{line}");
+        let now = taken(&store.ledger());
+        let rate = now.saturating_sub(before) as f64 / EVERY.as_secs_f64();
+        before = now;
+        log::info!("{rate:.0} events/s; {}", summary(&store, &links));
     }
 }
 
-fn line(store: &Store, links: &Links, before: &mut u64) -> String {
+/// What sources have taken in: the topics that are no pipeline's output.
+fn taken(ledger: &[Ledger]) -> u64 {
+    let outputs: Vec<&str> = ledger.iter().filter_map(|row| row.consumer.strip_prefix("pipelines.")).collect();
+    let mut topics: BTreeMap<&str, u64> = BTreeMap::new();
+    for row in ledger.iter().filter(|row| !outputs.contains(&row.topic.as_str())) {
+        let most = topics.entry(&row.topic).or_default();
+        *most = row.accepted.max(*most); // a consumer that began later saw fewer
+    }
+    topics.values().sum()
+}
+
+/// Where all events are, and what is down.
+pub(super) fn summary(store: &Store, links: &Links) -> String {
     let ledger = store.ledger();
-    let of = |prefix: &str| ledger.iter().filter(move |row| row.consumer.starts_with(prefix)).collect::<Vec<_>>();
-    // A source's topic is read by nobody but pipelines, sinks and sessions: count each topic that is not an output once.
-    let outputs: Vec<String> =
-        of("pipelines.").iter().map(|row| row.consumer.trim_start_matches("pipelines.").to_owned()).collect();
-    let mut topics: Vec<(&str, u64)> =
-        ledger.iter().filter(|r| !outputs.contains(&r.topic)).map(|r| (r.topic.as_str(), r.accepted)).collect();
-    topics.sort_unstable();
-    topics.dedup_by_key(|(topic, _)| *topic);
-    let taken: u64 = topics.iter().map(|(_, n)| n).sum();
-    let rate = taken.saturating_sub(*before) as f64 / EVERY.as_secs_f64();
-    *before = taken;
-    let sum = |rows: &[&crate::store::Ledger], count: fn(&crate::store::Ledger) -> u64| {
-        rows.iter().map(|r| count(r)).sum::<u64>()
+    let sum = |prefix: &str, count: fn(&Ledger) -> u64| -> u64 {
+        ledger.iter().filter(|row| row.consumer.starts_with(prefix)).map(count).sum()
     };
-    let sinks = of("sinks.");
-    let (pipelines, dead) = (of("pipelines."), ledger.iter().map(|r| r.dead).sum::<u64>());
     let (_, used) = store.progress();
-    let down = links.all_down();
-    let down = if down.is_empty() { String::new() } else { format!(", down: {}", down.join(" ")) };
-    format!(
-        "taken in {taken} ({rate:.0}/s), delivered {}, queued {}, stopped {}, dead {dead}, store {}{down}",
-        sum(&sinks, |r| r.delivered),
-        sum(&sinks, |r| r.queued) + sum(&pipelines, |r| r.queued),
-        sum(&pipelines, |r| r.stopped),
+    let mut line = format!(
+        "taken in {}, delivered {}, queued {}, stopped {}, dead {}, store {}",
+        taken(&ledger),
+        sum("sinks.", |row| row.delivered),
+        sum("sinks.", |row| row.queued) + sum("pipelines.", |row| row.queued),
+        sum("pipelines.", |row| row.stopped),
+        sum("", |row| row.dead),
         Size(used),
-    )
+    );
+    let down = links.all_down();
+    if !down.is_empty() {
+        line += &format!(", down: {}", down.join(" "));
+    }
+    line
 }
