@@ -4,7 +4,7 @@
 use crate::{sensor, usage};
 use std::{
     fs::File,
-    io::Write,
+    io::{Seek, Write},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -49,9 +49,18 @@ impl Log {
     }
 }
 
-/// The least that is durable: one thread, all that waits in one write and one flush, then the answers.
-fn raw(path: &Path) -> Log {
+/// Bytes of a file that is written over and over, as the store's WAL is.
+const RING: u64 = 8 << 20;
+
+/// The least that is durable: one thread, all that waits in one write and one flush, then the answers. A file that grows
+/// costs the file system a journal entry a flush; one that is written over does not, which is the harder reference.
+fn raw(path: &Path, recycled: bool) -> Log {
     let mut file = File::create(path).unwrap();
+    if recycled {
+        file.write_all(&vec![1; RING as usize]).unwrap();
+        file.sync_all().unwrap();
+        file.rewind().unwrap();
+    }
     let (send, receive) = mpsc::channel::<(Vec<u8>, oneshot::Sender<()>)>();
     thread::spawn(move || {
         while let Ok(first) = receive.recv() {
@@ -61,6 +70,9 @@ fn raw(path: &Path) -> Log {
                 block.extend_from_slice(&(body.len() as u32).to_le_bytes());
                 block.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
                 block.extend_from_slice(body);
+            }
+            if recycled && file.stream_position().unwrap() + block.len() as u64 > RING {
+                file.rewind().unwrap();
             }
             file.write_all(&block).unwrap();
             file.sync_data().unwrap();
@@ -141,26 +153,32 @@ pub fn table(quick: bool) {
     let (rounds, span) = if quick { (1, Duration::from_millis(700)) } else { (5, Duration::from_secs(2)) };
     let dir = place();
     println!(
-        "durable intake, events of {} bytes, one a commit call; beside a plain file with the same group commit",
+        "durable intake, events of {} bytes, one a commit call; beside a plain file with the same group commit, growing or written over",
         sensor::SIZE
     );
-    println!("producers | events/s      plain  ratio | events/commit flushes/commit | bytes/event  plain  ratio");
+    println!(
+        "producers | events/s    growing  ratio  recycled  ratio | events/commit flushes/commit | bytes/event growing  ratio"
+    );
     Runtime::new().unwrap().block_on(async {
         let stored = store(dir.path().join("bench.db")).await;
-        let (stored_log, plain) = (Log::Store(stored.clone(), "bench".into()), raw(&dir.path().join("plain")));
+        let (stored_log, plain) = (Log::Store(stored.clone(), "bench".into()), raw(&dir.path().join("plain"), false));
+        let ring = raw(&dir.path().join("ring"), true);
         slice(&stored_log, 256, span).await; // the WAL reaches its size
-        for producers in [1, 16, 128, 512] {
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for producers in [1, 16, 128, 512, 1024] {
+            let (mut ours, mut theirs, mut rings) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..rounds {
                 ours.push(slice(&stored_log, producers, span).await);
                 theirs.push(slice(&plain, producers, span).await);
+                rings.push(slice(&ring, producers, span).await);
             }
             let (rate, plain_rate) = (median(&ours, |s| s.per_second), median(&theirs, |s| s.per_second));
             let (bytes, plain_bytes) = (median(&ours, |s| s.bytes), median(&theirs, |s| s.bytes));
+            let ring_rate = median(&rings, |s| s.per_second);
             let group = median(&ours, |s| s.events / s.commits);
             println!(
-                "{producers:9} | {rate:8.0} {plain_rate:10.0} {:6.2} | {group:13.1} {:>14} | {bytes:11.0} {plain_bytes:6.0} {:6.2}",
+                "{producers:9} | {rate:8.0} {plain_rate:10.0} {:6.2} {ring_rate:9.0} {:6.2} | {group:13.1} {:>14} | {bytes:11.0} {plain_bytes:7.0} {:6.2}",
                 rate / plain_rate,
+                rate / ring_rate,
                 flushes(producers, span),
                 bytes / plain_bytes
             );
