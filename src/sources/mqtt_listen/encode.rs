@@ -2,15 +2,16 @@
 
 use super::{
     props,
-    wire::{Version, kind, put_binary, put_varint, reason},
+    wire::{Version, kind, reason},
 };
+use crate::systems::mqtt::wire::{put, put_length};
 
 /// Appends a packet whose body `fill` writes.
 fn packet(out: &mut Vec<u8>, first: u8, fill: impl FnOnce(&mut Vec<u8>)) {
     let mut body = Vec::new();
     fill(&mut body);
     out.push(first);
-    put_varint(out, body.len());
+    put_length(body.len(), out);
     out.extend_from_slice(&body);
 }
 
@@ -18,7 +19,7 @@ fn packet(out: &mut Vec<u8>, first: u8, fill: impl FnOnce(&mut Vec<u8>)) {
 fn with_length(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let mut inner = Vec::new();
     fill(&mut inner);
-    put_varint(out, inner.len());
+    put_length(inner.len(), out);
     out.extend_from_slice(&inner);
 }
 
@@ -52,7 +53,7 @@ pub fn welcome(out: &mut Vec<u8>, version: Version, welcome: &Welcome<'_>) {
             }
             if let Some(id) = welcome.assigned_id {
                 p.push(props::ASSIGNED_ID);
-                put_binary(p, id.as_bytes());
+                put(id.as_bytes(), p);
             }
             for (id, n) in
                 [(props::RECEIVE_MAXIMUM, welcome.receive_maximum), (props::ALIAS_MAXIMUM, welcome.alias_maximum)]
@@ -156,21 +157,21 @@ pub fn publish(out: &mut Vec<u8>, version: Version, message: &Delivery<'_>) -> u
         }
         for id in message.ids {
             inner.push(props::SUBSCRIPTION_ID);
-            put_varint(&mut inner, *id as usize);
+            put_length(*id as usize, &mut inner);
         }
     }
     let mut head = Vec::with_capacity(message.topic.len() + 8);
-    put_binary(&mut head, message.topic.as_bytes());
+    put(message.topic.as_bytes(), &mut head);
     if message.qos > 0 {
         head.extend_from_slice(&message.packet_id.to_be_bytes());
     }
     if version == Version::V5 {
-        put_varint(&mut head, inner.len() + message.props.len());
+        put_length(inner.len() + message.props.len(), &mut head);
         head.extend_from_slice(&inner);
         head.extend_from_slice(message.props);
     }
     out.push(kind::PUBLISH << 4 | u8::from(message.dup) << 3 | message.qos << 1 | u8::from(message.retain));
-    put_varint(out, head.len() + message.payload.len());
+    put_length(head.len() + message.payload.len(), out);
     out.extend_from_slice(&head);
     out.extend_from_slice(message.payload);
     out.len() - start

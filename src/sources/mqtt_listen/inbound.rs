@@ -3,7 +3,7 @@
 use super::{
     Shared, encode, filter,
     link::{End, Link},
-    payload::{self, About, Kept},
+    payload::Kept,
     props::Props,
     rows,
     wire::{Broken, Frame, Version, kind, malformed, protocol, reason},
@@ -12,6 +12,7 @@ use crate::{
     clock,
     event::{Batch, Draft, Unfit},
     store::{Placed, Put, Refusal, Step},
+    systems::mqtt::payload::{About, Form, wrap},
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -87,32 +88,32 @@ pub struct Post<'a> {
 
 /// Adds a message to what will be committed. The error is the reason why it is not taken.
 pub fn take(shared: &Shared, gather: &mut Gather, post: &Post<'_>) -> Result<(), u8> {
-    let About { topic, retain, props, .. } = post.about;
+    let About { topic, retain, user, .. } = post.about;
     let id = shared
         .config
         .id_property
         .as_deref()
-        .and_then(|name| props?.user.iter().find(|(n, v)| *n == name && !v.is_empty()).map(|(_, v)| *v));
+        .and_then(|name| user.iter().find(|(n, v)| *n == name && !v.is_empty()).map(|(_, v)| *v));
     let mut meta = Vec::new();
-    let mut wrapped = None;
     let object = post.payload.trim_ascii_start().first() == Some(&b'{');
-    let mut push = |body: &[u8], how: Option<&str>, meta: &mut Vec<u8>| {
-        let known = post.meta.filter(|_| how.is_none());
+    let mut push = |body: &[u8], form: Form, meta: &mut Vec<u8>| {
+        let known = post.meta.filter(|_| form == Form::Object);
         if known.is_none() {
             meta.clear();
-            payload::write_meta(&post.about, how, meta);
+            About { form, ..post.about }.write(meta);
         }
         let meta = known.unwrap_or(meta);
         shared.intake.push(&mut gather.batch, &Draft { id, key: topic, time: None, meta, body })
     };
     let mut result = Err(Unfit::NotObject);
+    // It is checked as it is pushed, and only once.
     if object {
-        result = push(post.payload, None, &mut meta);
+        result = push(post.payload, Form::Object, &mut meta);
     }
+    let mut wrapped = Vec::new();
     if matches!(result, Err(Unfit::Json(_) | Unfit::NotObject)) {
-        let (body, how) = payload::wrap(post.payload);
-        result = push(&body, Some(how), &mut meta);
-        wrapped = Some(body);
+        let (body, form) = wrap(post.payload, &mut wrapped);
+        result = push(body, form, &mut meta);
     }
     if let Err(unfit) = result {
         shared.hub.unfit.begins(|| format!("{}: a message was refused: {unfit}", shared.owner()));
@@ -124,9 +125,9 @@ pub fn take(shared: &Shared, gather: &mut Gather, post: &Post<'_>) -> Result<(),
     if retain {
         let index = gather.batch.len() as u32 - 1;
         if meta.is_empty() {
-            payload::write_meta(&post.about, None, &mut meta);
+            post.about.write(&mut meta);
         }
-        let body = wrapped.map_or_else(|| Bytes::copy_from_slice(post.payload), Bytes::from);
+        let body = if wrapped.is_empty() { Bytes::copy_from_slice(post.payload) } else { wrapped.into() };
         let kept = Kept { meta: meta.into(), body, at: clock::wall_ms() };
         gather.retained.push((index, topic.to_owned(), (!post.payload.is_empty()).then_some(kept)));
     }
@@ -171,15 +172,15 @@ impl Link {
             reason::SUCCESS => {
                 let about = About {
                     topic: &self.last.topic,
-                    client: &self.session.client,
+                    client: Some(&self.session.client),
                     qos: packet.qos,
                     retain,
-                    props: packet.props.as_deref(),
+                    ..packet.props.as_deref().map(Props::about).unwrap_or_default()
                 };
                 let plain = packet.props.is_none() && !retain;
                 if plain && (self.last.meta.is_empty() || self.last.qos != packet.qos) {
                     self.last.meta.clear();
-                    payload::write_meta(&about, None, &mut self.last.meta);
+                    about.write(&mut self.last.meta);
                     self.last.qos = packet.qos;
                 }
                 let meta = plain.then_some(&self.last.meta[..]);

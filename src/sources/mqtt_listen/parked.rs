@@ -8,13 +8,12 @@ use super::{
     inbound::{self, Gather, Post},
     link::End,
     outbound::{LOT, sift},
-    payload::About,
     rows,
     session::Session,
     subscribe,
     wire::Version,
 };
-use crate::{clock, store::Step};
+use crate::{clock, store::Step, systems::mqtt::payload::About};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
@@ -162,8 +161,8 @@ async fn publish(shared: &Arc<Shared>, client: &str, body: &[u8], grant: &Grant)
         return;
     }
     let retain = will.retain && (will.payload.is_empty() || shared.hub.admits(will.topic, will.payload.len() + 128));
-    let props = (version == Version::V5).then_some(&will.props);
-    let about = About { topic: will.topic, client, qos: will.qos, retain, props };
+    let said = if version == Version::V5 { will.props.about() } else { About::default() };
+    let about = About { topic: will.topic, client: Some(client), qos: will.qos, retain, ..said };
     let mut gather = Gather::default();
     if inbound::take(shared, &mut gather, &Post { about, payload: will.payload, meta: None }).is_err() {
         return;

@@ -1,130 +1,12 @@
-//! Messages as events, and back: the exact bytes that came in go out to subscribers.
-//!
-//! | payload | body | `meta.wrapped` |
-//! |---|---|---|
-//! | a JSON object | as it is | |
-//! | any other JSON value | `{"payload": value}` | `json` |
-//! | other text | `{"payload": "text"}` | `text` |
-//! | bytes | `{"payload_base64": "…"}` | `base64` |
+//! Messages for subscribers, out of events: the exact bytes that came in go out.
 
 use super::props::Props;
-use crate::event::{
-    Event,
-    json::{self, Json, write_string},
+use crate::{
+    event::{Event, json::Json},
+    systems::mqtt::payload::Form,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-
-/// What a payload becomes if it is no JSON object: the body, and how it was wrapped.
-pub fn wrap(payload: &[u8]) -> (Vec<u8>, &'static str) {
-    let mut body = Vec::with_capacity(payload.len() + payload.len() / 3 + 24);
-    let how = match (json::check(payload), std::str::from_utf8(payload)) {
-        // White space around the value would be lost.
-        (Ok(_), _) if payload.trim_ascii().len() == payload.len() => {
-            body.extend_from_slice(b"{\"payload\":");
-            body.extend_from_slice(payload);
-            "json"
-        }
-        (_, Ok(text)) => {
-            body.extend_from_slice(b"{\"payload\":");
-            write_string(text, &mut body);
-            "text"
-        }
-        _ => {
-            body.extend_from_slice(b"{\"payload_base64\":\"");
-            body.extend_from_slice(STANDARD.encode(payload).as_bytes());
-            body.push(b'"');
-            "base64"
-        }
-    };
-    body.push(b'}');
-    (body, how)
-}
-
-/// What the gateway knows of a message besides its payload.
-#[derive(Clone, Debug, Default)]
-pub struct About<'a> {
-    pub topic: &'a str,
-    pub client: &'a str,
-    pub qos: u8,
-    pub retain: bool,
-    pub props: Option<&'a Props<'a>>,
-}
-
-/// Writes `meta`. The topic comes first: [`topic`] looks for it there.
-pub fn write_meta(about: &About<'_>, wrapped: Option<&str>, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"topic\":");
-    write_string(about.topic, out);
-    out.extend_from_slice(b",\"client\":");
-    write_string(about.client, out);
-    out.extend_from_slice(b",\"qos\":");
-    out.push(b'0' + about.qos);
-    if about.retain {
-        out.extend_from_slice(b",\"retain\":true");
-    }
-    let mut text = |name: &str, value: &str| {
-        write_string_member(name, value, out);
-    };
-    if let Some(how) = wrapped {
-        text("wrapped", how);
-    }
-    if let Some(props) = about.props {
-        for (name, value) in [("content_type", props.content_type), ("response_topic", props.response_topic)] {
-            if let Some(value) = value {
-                text(name, value);
-            }
-        }
-        if let Some(data) = props.correlation {
-            text("correlation", &STANDARD.encode(data));
-        }
-        for (name, n) in [("format", props.format.map(u32::from)), ("expiry", props.expiry)] {
-            if let Some(n) = n {
-                out.extend_from_slice(format!(",\"{name}\":{n}").as_bytes());
-            }
-        }
-        write_user(&props.user, out);
-    }
-    out.push(b'}');
-}
-
-fn write_string_member(name: &str, value: &str, out: &mut Vec<u8>) {
-    out.push(b',');
-    write_string(name, out);
-    out.push(b':');
-    write_string(value, out);
-}
-
-/// User properties as one object; a name that comes repeatedly has a list, where it stands first.
-fn write_user(user: &[(&str, &str)], out: &mut Vec<u8>) {
-    if user.is_empty() {
-        return;
-    }
-    out.extend_from_slice(b",\"user\":{");
-    let mut first = true;
-    for (at, (name, value)) in user.iter().enumerate() {
-        if user[..at].iter().any(|(n, _)| n == name) {
-            continue;
-        }
-        if !std::mem::take(&mut first) {
-            out.push(b',');
-        }
-        write_string(name, out);
-        out.push(b':');
-        let more: Vec<&str> = user[at + 1..].iter().filter(|(n, _)| n == name).map(|(_, v)| *v).collect();
-        if more.is_empty() {
-            write_string(value, out);
-            continue;
-        }
-        out.push(b'[');
-        write_string(value, out);
-        for value in more {
-            out.push(b',');
-            write_string(value, out);
-        }
-        out.push(b']');
-    }
-    out.push(b'}');
-}
 
 /// A message for subscribers: owned, since what waits for them must not pin the log's buffers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,7 +49,7 @@ impl Message {
     /// The same from the parts that are kept for a retained message.
     pub fn read(topic: String, meta: &[u8], body: &[u8], at: i64) -> Message {
         let mut message = Message { topic, at, ..Message::default() };
-        let mut wrapped = None;
+        let mut form = Form::Object;
         let (mut content_type, mut response_topic, mut correlation) = (None, None, None);
         let mut props = Props::default();
         let mut user = Vec::new();
@@ -180,7 +62,7 @@ impl Message {
                 "retain" => message.retain = value.as_bool() == Some(true),
                 "expiry" => message.expiry = value.as_i64().and_then(|n| u32::try_from(n).ok()),
                 "format" => props.format = value.as_i64().map(|n| u8::from(n != 0)),
-                "wrapped" => wrapped = text(),
+                "wrapped" => form = text().map_or(Form::Object, |name| Form::named(&name)),
                 "content_type" => content_type = text(),
                 "response_topic" => response_topic = text(),
                 "correlation" => correlation = text().and_then(|t| STANDARD.decode(&*t).ok()),
@@ -204,7 +86,9 @@ impl Message {
         props.correlation = correlation.as_deref();
         props.user = user.iter().map(|(n, v)| (&**n, &**v)).collect();
         props.put_message(&mut message.props);
-        message.payload = unwrap(wrapped.as_deref(), body);
+        if !form.unwrap(Json::trusted(body), &mut message.payload) {
+            message.payload.extend_from_slice(body);
+        }
         message
     }
 
@@ -222,17 +106,6 @@ impl Message {
             left => Ok(left),
         }
     }
-}
-
-fn unwrap(how: Option<&str>, body: &[u8]) -> Vec<u8> {
-    let member = |name| Json::trusted(body).member(name);
-    let found = match how {
-        Some("json") => member("payload").map(|v| v.raw().to_vec()),
-        Some("text") => member("payload").and_then(Json::as_str).map(|t| t.into_owned().into_bytes()),
-        Some("base64") => member("payload_base64").and_then(Json::as_str).and_then(|t| STANDARD.decode(&*t).ok()),
-        _ => None,
-    };
-    found.unwrap_or_else(|| body.to_vec())
 }
 
 /// Meta and body, kept as they are.
@@ -266,6 +139,14 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        event::json,
+        systems::mqtt::payload::{About, wrap},
+    };
+
+    fn unwrap(meta: &str, body: &[u8]) -> Vec<u8> {
+        Message::read(String::new(), meta.as_bytes(), body, 0).payload
+    }
 
     #[test]
     fn every_payload_comes_out_as_it_went_in() {
@@ -280,12 +161,32 @@ mod tests {
             (b"a\0\n", "{\"payload\":\"a\\u0000\\n\"}", "text"),
             (b"\xff\x00", r#"{"payload_base64":"/wA="}"#, "base64"),
         ] {
-            let (got, how_got) = wrap(payload);
-            assert_eq!((String::from_utf8(got.clone()).unwrap().as_str(), how_got), (body, how));
-            json::check(&got).unwrap();
-            assert_eq!(unwrap(Some(how_got), &got), payload);
+            let mut scratch = Vec::new();
+            let (got, form) = wrap(payload, &mut scratch);
+            assert_eq!((std::str::from_utf8(got).unwrap(), form), (body, Form::named(how)));
+            json::check(got).unwrap();
+            assert_eq!(unwrap(&format!(r#"{{"wrapped":"{how}"}}"#), got), payload);
         }
-        assert_eq!(unwrap(None, b"{\"a\": 1}\n"), b"{\"a\": 1}\n");
+        assert_eq!(unwrap("", b"{\"a\": 1}\n"), b"{\"a\": 1}\n");
+        for (how, body, want) in [
+            ("text", r#"{"site":"barn","payload":"on"}"#, "on"),
+            ("text", r#"{"payload":1}"#, r#"{"payload":1}"#),
+            ("base64", r#"{"payload_base64":"*"}"#, r#"{"payload_base64":"*"}"#),
+            ("json", r#"{"a":1}"#, r#"{"a":1}"#),
+            ("else", r#"{"payload":1}"#, r#"{"payload":1}"#),
+        ] {
+            let got = unwrap(&format!(r#"{{"wrapped":"{how}"}}"#), body.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&got), want, "{how}");
+        }
+    }
+
+    #[test]
+    fn user_properties_go_on_in_their_order() {
+        let props = Props { user: vec![("b", "1"), ("a", "2"), ("B", "3")], ..Props::default() };
+        let (mut meta, mut want) = (Vec::new(), Vec::new());
+        props.about().write(&mut meta);
+        props.put_message(&mut want);
+        assert_eq!(Message::read(String::new(), &meta, b"{}", 0).props, want);
     }
 
     #[test]
@@ -299,9 +200,10 @@ mod tests {
             user: vec![("a", "1"), ("b", "2"), ("a", "3")],
             ..Props::default()
         };
-        let about = About { topic: "é/\"x\"", client: "c\n", qos: 2, retain: true, props: Some(&props) };
+        let about =
+            About { topic: "é/\"x\"", client: Some("c\n"), qos: 2, retain: true, form: Form::Text, ..props.about() };
         let mut meta = Vec::new();
-        write_meta(&about, Some("text"), &mut meta);
+        about.write(&mut meta);
         json::check(&meta).unwrap();
         let text = String::from_utf8(meta.clone()).unwrap();
         assert!(text.contains(r#""user":{"a":["1","3"],"b":"2"}"#), "{text}");

@@ -1,6 +1,7 @@
 //! The properties of MQTT 5 packets (2.2.2).
 
-use super::wire::{Broken, Input, malformed, protocol, put_binary, reason};
+use super::wire::{Broken, Input, malformed, protocol, reason};
+use crate::systems::mqtt::{payload::About, wire::put};
 
 pub const FORMAT: u8 = 0x01;
 pub const EXPIRY: u8 = 0x02;
@@ -140,6 +141,20 @@ impl<'a> Props<'a> {
         Ok(())
     }
 
+    /// Those that stay with a message, as its meta takes them.
+    pub fn about(&self) -> About<'_> {
+        About {
+            content_type: self.content_type,
+            response_topic: self.response_topic,
+            correlation: self.correlation,
+            format: self.format,
+            expiry: self.expiry,
+            user: &self.user,
+            in_order: true,
+            ..About::default()
+        }
+    }
+
     /// Writes those that go on with a message to its subscribers, without the message expiry.
     pub fn put_message(&self, out: &mut Vec<u8>) {
         if let Some(format) = self.format {
@@ -148,17 +163,17 @@ impl<'a> Props<'a> {
         for (id, text) in [(CONTENT_TYPE, self.content_type), (RESPONSE_TOPIC, self.response_topic)] {
             if let Some(text) = text {
                 out.push(id);
-                put_binary(out, text.as_bytes());
+                put(text.as_bytes(), out);
             }
         }
         if let Some(data) = self.correlation {
             out.push(CORRELATION);
-            put_binary(out, data);
+            put(data, out);
         }
         for (name, value) in &self.user {
             out.push(USER);
-            put_binary(out, name.as_bytes());
-            put_binary(out, value.as_bytes());
+            put(name.as_bytes(), out);
+            put(value.as_bytes(), out);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Bytes of MQTT packets: frames out of a stream, and the data types of section 1.5 of the specification.
 
+use crate::systems::mqtt::wire::length;
+
 /// The reason codes of MQTT 5 (2.4) that this server sends.
 pub mod reason {
     pub const SUCCESS: u8 = 0x00;
@@ -84,18 +86,11 @@ pub fn frame(buf: &[u8], max: usize) -> Result<Option<Frame<'_>>, Broken> {
     if !fits {
         return malformed("the flags of the fixed header are wrong");
     }
-    let (mut len, mut at) = (0usize, 0);
-    loop {
-        let Some(&byte) = rest.get(at) else { return Ok(None) };
-        len |= usize::from(byte & 0x7f) << (7 * at);
-        at += 1;
-        if byte & 0x80 == 0 {
-            break;
-        }
-        if at == 4 {
-            return malformed("the remaining length has more than four bytes");
-        }
-    }
+    let (len, at) = match length(rest) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        Err(_) => return malformed("the remaining length has more than four bytes"),
+    };
     let whole = 1 + at + len;
     if whole > max {
         return Err(Broken(reason::TOO_LARGE, "the packet is over the limit"));
@@ -185,21 +180,6 @@ impl<'a> Input<'a> {
     pub fn end(self) -> Result<(), Broken> {
         if self.0.is_empty() { Ok(()) } else { malformed("the packet has bytes after its end") }
     }
-}
-
-pub fn put_varint(out: &mut Vec<u8>, mut n: usize) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-/// Text or bytes with their length; longer ones than a packet can carry are cut, which no caller makes.
-pub fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
-    let len = bytes.len().min(usize::from(u16::MAX));
-    out.extend_from_slice(&(len as u16).to_be_bytes());
-    out.extend_from_slice(&bytes[..len]);
 }
 
 #[cfg(test)]

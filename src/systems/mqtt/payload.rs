@@ -8,7 +8,6 @@ use crate::event::{
     json::{self, Json, Kind, write_string},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use std::collections::BTreeMap;
 
 /// How a payload became a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,47 +23,99 @@ pub enum Form {
     Base64,
 }
 
+impl Form {
+    /// As meta names it under `wrapped`, unless it was an object.
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Form::Object => None,
+            Form::Json => Some("json"),
+            Form::Text => Some("text"),
+            Form::Base64 => Some("base64"),
+        }
+    }
+
+    /// What `wrapped` says; an object, if it is none of these words.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "json" => Form::Json,
+            "text" => Form::Text,
+            "base64" => Form::Base64,
+            _ => Form::Object,
+        }
+    }
+
+    /// The field that holds the payload.
+    fn field(self) -> &'static str {
+        if self == Form::Base64 { "payload_base64" } else { "payload" }
+    }
+
+    /// Writes the payload that lies in `body`, whatever else is in it; `false` if there is none of this form.
+    pub fn unwrap(self, body: Json<'_>, out: &mut Vec<u8>) -> bool {
+        self != Form::Object && body.member(self.field()).is_some_and(|value| self.put_back(value, out))
+    }
+
+    fn put_back(self, value: Json<'_>, out: &mut Vec<u8>) -> bool {
+        if self == Form::Json {
+            out.extend_from_slice(value.raw());
+            return true;
+        }
+        match (self, value.as_str()) {
+            (Form::Text, Some(text)) => out.extend_from_slice(text.as_bytes()),
+            (Form::Base64, Some(text)) => match STANDARD.decode(text.as_bytes()) {
+                Ok(bytes) => out.extend_from_slice(&bytes),
+                Err(_) => return false,
+            },
+            _ => return false,
+        }
+        true
+    }
+}
+
 /// The body of a payload, in `scratch` where it had to be wrapped. A number is JSON, so `21.5` becomes
 /// `{"payload":21.5}`.
 pub fn wrap<'a>(payload: &'a [u8], scratch: &'a mut Vec<u8>) -> (&'a [u8], Form) {
-    let form = match (json::check(payload), std::str::from_utf8(payload)) {
-        (Ok(Kind::Object), _) => return (payload, Form::Object),
-        // White space around the value would be lost.
-        (Ok(_), _) if payload.trim_ascii().len() == payload.len() => Form::Json,
-        (_, Ok(_)) => Form::Text,
-        _ => Form::Base64,
-    };
-    scratch.clear();
-    scratch.extend_from_slice(if form == Form::Base64 { b"{\"payload_base64\":" } else { b"{\"payload\":" });
-    match form {
-        Form::Text => write_string(&String::from_utf8_lossy(payload), scratch),
-        Form::Base64 => write_string(&STANDARD.encode(payload), scratch),
-        _ => scratch.extend_from_slice(payload),
+    let kind = json::check(payload);
+    if kind == Ok(Kind::Object) {
+        return (payload, Form::Object);
     }
+    scratch.clear();
+    scratch.reserve(payload.len() + payload.len() / 3 + 24);
+    let form = match (kind, std::str::from_utf8(payload)) {
+        // White space around the value would be lost.
+        (Ok(_), _) if payload.trim_ascii().len() == payload.len() => {
+            scratch.extend_from_slice(b"{\"payload\":");
+            scratch.extend_from_slice(payload);
+            Form::Json
+        }
+        (_, Ok(text)) => {
+            scratch.extend_from_slice(b"{\"payload\":");
+            write_string(text, scratch);
+            Form::Text
+        }
+        _ => {
+            scratch.extend_from_slice(b"{\"payload_base64\":");
+            write_string(&STANDARD.encode(payload), scratch);
+            Form::Base64
+        }
+    };
     scratch.push(b'}');
     (scratch, form)
 }
 
 /// Writes the payload that was wrapped, if it was and the body holds nothing else by now.
 pub fn unwrap(body: &Body, meta: &[u8], out: &mut Vec<u8>) -> bool {
-    let Some(form) = Json::trusted(meta).member("wrapped").and_then(|form| form.as_str()) else { return false };
+    let form = Json::trusted(meta).member("wrapped").and_then(Json::as_str).map_or(Form::Object, |f| Form::named(&f));
+    if form == Form::Object {
+        return false;
+    }
     let mut fields = body.fields();
     let (Some((name, value)), None) = (fields.next(), fields.next()) else { return false };
-    match (&*form, &*name, value.as_str()) {
-        ("json", "payload", _) => out.extend_from_slice(value.raw()),
-        ("text", "payload", Some(text)) => out.extend_from_slice(text.as_bytes()),
-        ("base64", "payload_base64", Some(text)) => match STANDARD.decode(text.as_bytes()) {
-            Ok(bytes) => out.extend_from_slice(&bytes),
-            Err(_) => return false,
-        },
-        _ => return false,
-    }
-    true
+    name == form.field() && form.put_back(value, out)
 }
 
 /// What a PUBLISH says besides its payload (3.3.2.3).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct About<'a> {
+pub struct About<'a, S = &'a str> {
     pub topic: &'a str,
     /// The client that sent it, where that is known.
     pub client: Option<&'a str>,
@@ -78,13 +129,16 @@ pub struct About<'a> {
     pub format: Option<u8>,
     /// Seconds that the message is of use.
     pub expiry: Option<u32>,
-    pub user: &'a [(String, String)],
+    pub user: &'a [(S, S)],
+    /// The names of user properties stay in the order they came in, which a server has to pass on (MQTT-3.3.2-18), and
+    /// are not sorted.
+    pub in_order: bool,
 }
 
-impl About<'_> {
+impl<S: AsRef<str>> About<'_, S> {
     /// Writes the meta of the event:
     /// `{"topic":…,"client":…,"qos":1,"retain":true,"wrapped":"json|text|base64","content_type":…,"response_topic":…,
-    /// "correlation":base64,"format":1,"expiry":…,"user":{…}}`, without what is absent or false.
+    /// "correlation":base64,"format":1,"expiry":…,"user":{…}}`, without what is absent or false. Who reads many metas may rely on the topic to come first.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"topic\":");
         write_string(self.topic, out);
@@ -94,13 +148,7 @@ impl About<'_> {
         if self.retain {
             out.extend_from_slice(b",\"retain\":true");
         }
-        let wrapped = match self.form {
-            Form::Object => None,
-            Form::Json => Some("json"),
-            Form::Text => Some("text"),
-            Form::Base64 => Some("base64"),
-        };
-        put_text("wrapped", wrapped, out);
+        put_text("wrapped", self.form.name(), out);
         put_text("content_type", self.content_type, out);
         put_text("response_topic", self.response_topic, out);
         put_text("correlation", self.correlation.map(|c| STANDARD.encode(c)).as_deref(), out);
@@ -109,7 +157,7 @@ impl About<'_> {
                 out.extend_from_slice(format!(",\"{name}\":{n}").as_bytes());
             }
         }
-        put_user(self.user, out);
+        put_user(self.user, self.in_order, out);
         out.push(b'}');
     }
 }
@@ -123,31 +171,37 @@ fn put_text(name: &str, value: Option<&str>, out: &mut Vec<u8>) {
     }
 }
 
-/// User properties as one object; a name that comes repeatedly has a list.
-fn put_user(user: &[(String, String)], out: &mut Vec<u8>) {
+/// User properties as one object; a name that comes repeatedly has a list, which in order stands where it came first.
+fn put_user<S: AsRef<str>>(user: &[(S, S)], in_order: bool, out: &mut Vec<u8>) {
     if user.is_empty() {
         return;
     }
-    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, value) in user {
-        all.entry(name).or_default().push(value);
+    // Sorted even for the order they had, since a packet may hold very many.
+    let mut all: Vec<_> = user.iter().enumerate().map(|(at, (n, v))| (at, n.as_ref(), v.as_ref())).collect();
+    all.sort_unstable_by_key(|&(at, name, _)| (name, at));
+    if in_order {
+        for i in 1..all.len() {
+            if all[i].1 == all[i - 1].1 {
+                all[i].0 = all[i - 1].0;
+            }
+        }
+        all.sort_by_key(|&(first, ..)| first);
     }
     out.extend_from_slice(b",\"user\":");
     let mut mark = b'{';
-    for (name, values) in all {
+    for same in all.chunk_by(|a, b| a.1 == b.1) {
         out.push(std::mem::replace(&mut mark, b','));
-        write_string(name, out);
+        write_string(same[0].1, out);
         out.push(b':');
-        match values.as_slice() {
-            [value] => write_string(value, out),
-            values => {
-                for (i, value) in values.iter().enumerate() {
-                    out.push(if i == 0 { b'[' } else { b',' });
-                    write_string(value, out);
-                }
-                out.push(b']');
-            }
+        if let [(_, _, value)] = same {
+            write_string(value, out);
+            continue;
         }
+        for (i, (_, _, value)) in same.iter().enumerate() {
+            out.push(if i == 0 { b'[' } else { b',' });
+            write_string(value, out);
+        }
+        out.push(b']');
     }
     out.push(b'}');
 }
@@ -177,7 +231,7 @@ mod tests {
             let (body, got) = wrap(payload, &mut scratch);
             assert_eq!((String::from_utf8_lossy(body).as_ref(), got), (want, form));
             let body = Body::parse(body.to_vec().into()).unwrap();
-            let about = About { form, ..About::default() };
+            let about: About<'_> = About { form, ..About::default() };
             let (mut meta, mut back) = (Vec::new(), Vec::new());
             about.write(&mut meta);
             assert_eq!(unwrap(&body, &meta, &mut back), form != Form::Object);
@@ -197,6 +251,26 @@ mod tests {
         ] {
             let body = Body::parse(body.to_owned().into()).unwrap();
             assert!(!unwrap(&body, meta.as_bytes(), &mut Vec::new()), "{meta}");
+        }
+    }
+
+    #[test]
+    fn user_properties_are_sorted_or_in_order() {
+        for (user, sorted, in_order) in [
+            (&[("b", "1")][..], r#"{"b":"1"}"#, r#"{"b":"1"}"#),
+            (&[("b", "1"), ("a", "2")], r#"{"a":"2","b":"1"}"#, r#"{"b":"1","a":"2"}"#),
+            (
+                &[("c", "2"), ("b", "9"), ("c", "1"), ("a", ""), ("b", "8"), ("c", "2")],
+                r#"{"a":"","b":["9","8"],"c":["2","1","2"]}"#,
+                r#"{"c":["2","1","2"],"b":["9","8"],"a":""}"#,
+            ),
+        ] {
+            for (order, want) in [(false, sorted), (true, in_order)] {
+                let mut meta = Vec::new();
+                About { user, in_order: order, ..About::default() }.write(&mut meta);
+                let want = format!(r#"{{"topic":"","qos":0,"user":{want}}}"#);
+                assert_eq!(String::from_utf8_lossy(&meta), want);
+            }
         }
     }
 

@@ -187,14 +187,16 @@ pub fn put_subscribe(version: Version, id: u16, filters: &[String], qos: u8, out
     out.extend_from_slice(&body);
 }
 
-/// Text or bytes with their length (1.5.4); what is longer than it can say was refused by a constructor or a check.
-fn put(bytes: &[u8], out: &mut Vec<u8>) {
+/// Appends text or bytes with their length (1.5.4). What is longer than it can say is cut, which no caller makes: it was
+/// refused by a constructor or a check.
+pub fn put(bytes: &[u8], out: &mut Vec<u8>) {
     let bytes = &bytes[..bytes.len().min(usize::from(u16::MAX))];
     out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
     out.extend_from_slice(bytes);
 }
 
-fn put_length(mut n: usize, out: &mut Vec<u8>) {
+/// Appends a variable byte integer (1.5.5).
+pub fn put_length(mut n: usize, out: &mut Vec<u8>) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -211,8 +213,8 @@ fn length_of(n: usize) -> usize {
     }
 }
 
-/// The number at the start and how many bytes it takes; `None` while bytes are missing.
-fn length(bytes: &[u8]) -> Result<Option<(usize, usize)>, &'static str> {
+/// The variable byte integer at the start and how many bytes it takes; `None` while bytes are missing.
+pub fn length(bytes: &[u8]) -> Result<Option<(usize, usize)>, &'static str> {
     let mut n = 0;
     for (i, byte) in bytes.iter().take(4).enumerate() {
         n |= usize::from(byte & 0x7f) << (7 * i);

@@ -192,7 +192,7 @@ pub fn message(packet: &[u8], version: u8) -> (String, Vec<u8>, u8, u16) {
 
 pub fn framed(first: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![first];
-    super::super::wire::put_varint(&mut out, body.len());
+    crate::systems::mqtt::wire::put_length(body.len(), &mut out);
     out.extend_from_slice(body);
     out
 }
