@@ -9,8 +9,9 @@
 //! acknowledged.
 //!
 //! So there is one log with many cursors. An event is written once, however many read it. What lies after a cursor is
-//! not done; what is in flight is a batch in memory. A crash anywhere repeats at most one batch of each reader: inside the
-//! gateway nothing shows of it, since outputs and cursor are one transaction; outside, a repeat carries the same id.
+//! not done; what is in flight is a batch in memory. A sink's cursor rides in the next commit, 200 ms later at most. So a
+//! crash anywhere repeats, for each reader, the batch in flight and what was done in those 200 ms: inside the gateway nothing
+//! shows of it, since outputs and cursor are one transaction; outside, a repeat carries the same id.
 //!
 //! # The words
 //!
@@ -28,7 +29,7 @@
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
 //!   `reader` what consumers see of it, `trim` how it stays small.
-//! - [`systems`] has what several components share to reach others, such as TLS.
+//! - [`systems`] has what several components share to reach others: TLS, and MQTT as a client.
 //! - [`kind`] has the traits of components, what they are given, and the catalogue entry.
 //! - [`sources`], [`process`] and [`sinks`] have one file (or folder) a kind, and the list of all in `mod.rs`.
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.

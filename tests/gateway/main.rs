@@ -6,6 +6,7 @@ mod account;
 mod bounded;
 mod check;
 mod hostile;
+mod in_process;
 mod kill;
 mod kit;
 mod outage;
