@@ -81,8 +81,8 @@ pub fn wrap<'a>(payload: &'a [u8], scratch: &'a mut Vec<u8>) -> (&'a [u8], Form)
     scratch.clear();
     scratch.reserve(payload.len() + payload.len() / 3 + 24);
     let form = match (kind, std::str::from_utf8(payload)) {
-        // White space around the value would be lost.
-        (Ok(_), _) if payload.trim_ascii().len() == payload.len() => {
+        // White space around the value would be lost, and a list as deep as a body may be is too deep in one.
+        (Ok(kind), _) if payload.trim_ascii().len() == payload.len() && (kind != Kind::Array || fits(payload)) => {
             scratch.extend_from_slice(b"{\"payload\":");
             scratch.extend_from_slice(payload);
             Form::Json
@@ -100,6 +100,11 @@ pub fn wrap<'a>(payload: &'a [u8], scratch: &'a mut Vec<u8>) -> (&'a [u8], Form)
     };
     scratch.push(b'}');
     (scratch, form)
+}
+
+/// Whether a list may stand in a body: as deep as it is, one level below the top.
+fn fits(list: &[u8]) -> bool {
+    json::check(&[b"[", list, b"]"].concat()).is_ok()
 }
 
 /// Writes the payload that was wrapped, if it was and the body holds nothing else by now.
@@ -213,6 +218,7 @@ mod tests {
     #[test]
     fn a_payload_is_kept_whole_and_comes_back() {
         let deep = "[".repeat(70) + &"]".repeat(70);
+        let edge = "[".repeat(64) + &"]".repeat(64);
         for (payload, want, form) in [
             (&br#"{"t":1}"#[..], r#"{"t":1}"#, Form::Object),
             (b" {} ", " {} ", Form::Object),
@@ -226,6 +232,7 @@ mod tests {
             (b"{broken", r#"{"payload":"{broken"}"#, Form::Text),
             (b"\xff\x00", r#"{"payload_base64":"/wA="}"#, Form::Base64),
             (deep.as_bytes(), &format!("{{\"payload\":\"{deep}\"}}"), Form::Text),
+            (edge.as_bytes(), &format!("{{\"payload\":\"{edge}\"}}"), Form::Text),
         ] {
             let mut scratch = Vec::new();
             let (body, got) = wrap(payload, &mut scratch);
