@@ -51,6 +51,14 @@ impl Rig {
         gateway
     }
 
+    /// As `start`, with a fault injected into system calls.
+    pub fn start_with_fault(&self, dir: &Path, call: &str, fault: &str) -> Gateway {
+        let gateway = Gateway::start_with_fault(dir, &self.configuration(), call, fault);
+        wait_for_port(self.mqtt);
+        wait_for_port(self.http);
+        gateway
+    }
+
     /// Posts a producer's events until each is acknowledged, some at a time. Gives the longest wait for an answer.
     pub fn post_all(&self, producer: &str, numbers: Range<u64>, acknowledged: &AtomicU64) -> Duration {
         let url = format!("http://127.0.0.1:{}/v1/events", self.http);

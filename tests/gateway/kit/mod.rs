@@ -96,9 +96,21 @@ pub struct Gateway {
 impl Gateway {
     /// Writes the configuration and starts. `arguments` go before the file.
     pub fn start(dir: &Path, configuration: &str, arguments: &[&str]) -> Gateway {
+        Self::begin(dir, configuration, Command::new(env!("CARGO_BIN_EXE_tidegate")), arguments)
+    }
+
+    /// As `start`, with a fault that strace injects into system calls; what it did is in the file `faults`.
+    pub fn start_with_fault(dir: &Path, configuration: &str, call: &str, fault: &str) -> Gateway {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-qq", "-o", "faults", "-e", &format!("trace={call}"), "-e"]);
+        command.args([&format!("inject={call}:{fault}"), env!("CARGO_BIN_EXE_tidegate")]);
+        Self::begin(dir, configuration, command, &[])
+    }
+
+    fn begin(dir: &Path, configuration: &str, mut command: Command, arguments: &[&str]) -> Gateway {
         fs::write(dir.join("tidegate.jsonc"), configuration).unwrap();
         let log = OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let child = command
             .arg("run")
             .args(arguments)
             .arg("tidegate.jsonc")
