@@ -7,7 +7,7 @@ pub const SIZE: usize = 200;
 pub fn body(device: usize, n: u64, at: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(n ^ (device as u64) << 40);
     let mut text = format!(
-        "{{\"device\":\"barn-{device:03}\",\"n\":{n},\"at\":{at},\"temperature\":{:.2},\"humidity\":{:.1},\"pressure\":{:.1},\
+        "{{\"device\":\"barn-{device:03}\",\"n\":{n},\"at\":{at},\"temp\":{:.2},\"hum\":{:.1},\"pressure\":{:.1},\
          \"volt\":{:.3},\"rssi\":-{},\"lux\":{},\"door\":\"{}\",\"firmware\":\"1.4.2\"",
         random.f64() * 50.0 - 10.0,
         random.f64() * 100.0,
