@@ -38,6 +38,21 @@ pub struct Draft<'a> {
     pub body: &'a [u8],
 }
 
+impl Draft<'_> {
+    fn check_lengths(&self) -> Result<(), Unfit> {
+        for (part, size, limit) in [
+            ("id", self.id.map_or(0, str::len), MAX_ID),
+            ("key", self.key.len(), MAX_KEY),
+            ("meta", self.meta.len(), MAX_META),
+        ] {
+            if size > limit {
+                return Err(Unfit::TooLong { part, size, limit });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Why a draft was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
@@ -108,18 +123,22 @@ impl Batch {
 
     /// Adds a source's event after checking it. The batch is unchanged if it is unfit.
     pub fn push(&mut self, draft: &Draft<'_>) -> Result<(), Unfit> {
-        for (part, size, limit) in [
-            ("id", draft.id.map_or(0, str::len), MAX_ID),
-            ("key", draft.key.len(), MAX_KEY),
-            ("meta", draft.meta.len(), MAX_META),
-        ] {
-            if size > limit {
-                return Err(Unfit::TooLong { part, size, limit });
-            }
-        }
+        draft.check_lengths()?;
         if json::check(draft.body)? != json::Kind::Object {
             return Err(Unfit::NotObject);
         }
+        self.add(draft);
+        Ok(())
+    }
+
+    /// As `push`, for a body that was found to be a JSON object just now.
+    pub(crate) fn push_checked(&mut self, draft: &Draft<'_>) -> Result<(), Unfit> {
+        draft.check_lengths()?;
+        self.add(draft);
+        Ok(())
+    }
+
+    fn add(&mut self, draft: &Draft<'_>) {
         let start = self.data.len();
         let flags = 1
             | flag(draft.id.is_some(), OWN_ID)
@@ -138,7 +157,6 @@ impl Batch {
             self.marks.push(Mark { index: self.count, range, id, body });
         }
         self.count += 1;
-        Ok(())
     }
 
     /// Adds an event that was taken in before: it keeps its id and its stamp.

@@ -134,7 +134,7 @@ impl Intake {
         };
         let (id, key) = (find(id).map(text), find(key).map(text));
         let time = find(time).map(text).and_then(|t| crate::clock::parse_time(&t));
-        batch.push(&Draft {
+        batch.push_checked(&Draft {
             id: id.as_deref().or(draft.id),
             key: key.as_deref().unwrap_or(draft.key),
             time: time.or(draft.time),
