@@ -76,7 +76,7 @@ pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
     let settings = settings(root, report);
     let data = Path::new(&settings.store.path).parent().filter(|p| !p.as_os_str().is_empty());
     let data = data.unwrap_or(Path::new(".")).to_owned();
-    let scope = Scope { gateway: settings.gateway.id.clone(), data };
+    let scope = Scope { gateway: settings.gateway.id.clone(), data, ..Scope::default() };
     let mut build = Build { scope, report };
     let mut plan = Plan { settings, sources: Vec::new(), pipelines: Vec::new(), sinks: Vec::new() };
     for entry in fields(root, "sources") {

@@ -92,6 +92,29 @@ pub struct Event {
 }
 
 impl Event {
+    /// The event at an index of those that were made of this one: as this, but with another body and an id of its own,
+    /// the same whenever it is made again.
+    pub fn part(&self, index: usize, body: Body) -> Event {
+        let id = Id::Own(Text::from(format!("{}.{index}", self.id.text())));
+        Event { id, body, ..self.clone() }
+    }
+
+    /// An event that no source sent. The id must be the same when it is made again after a crash.
+    pub fn made(id: String, topic: Arc<str>, now: i64, body: Body) -> Event {
+        Event {
+            id: Id::Own(Text::from(id)),
+            topic,
+            lane: 0,
+            seq: 0,
+            key: Text::default(),
+            priority: 4,
+            time: None,
+            stamp: Stamp { wall_ms: now, ..Stamp::default() },
+            meta: Bytes::new(),
+            body,
+        }
+    }
+
     /// When it happened, or, where the source does not say, when it was taken in.
     pub fn happened(&self) -> i64 {
         self.time.unwrap_or(self.stamp.wall_ms)

@@ -1,4 +1,4 @@
-//! Where sources hand their events over, and what processes are given.
+//! Sources and sinks, and where sources hand their events over.
 
 use crate::{
     event::{Batch, Draft, Event, Path, Unfit, walk::Json},
@@ -21,13 +21,6 @@ pub trait Source: Send {
     }
 }
 
-/// One step of a pipeline's chain.
-pub trait Process: Send + Sync {
-    /// Takes `&self`, so that a batch can run again after a crash. What goes on is emitted; a rejected event is rejected
-    /// whole: nothing that it emitted or sent goes out.
-    fn process(&self, event: Event, cx: &mut Cx<'_>) -> Result<(), Fault>;
-}
-
 /// Where events go.
 #[async_trait]
 pub trait Sink: Send {
@@ -43,26 +36,6 @@ pub trait Sink: Send {
 
     /// Called once at the stop, after the last delivery: says goodbye upstream. Given a second or so.
     async fn close(&mut self) {}
-}
-
-/// What a process may do besides looking at its event.
-pub struct Cx<'a> {
-    /// Now, in milliseconds since 1970: processes read no clock.
-    pub now: i64,
-    pub(crate) out: &'a mut Vec<Event>,
-    pub(crate) sent: &'a mut Vec<(Arc<str>, Event)>,
-}
-
-impl Cx<'_> {
-    /// Gives an event to the next process, or, after the last one, to the pipeline's topic. Not emitting stops it here.
-    pub fn emit(&mut self, event: Event) {
-        self.out.push(event);
-    }
-
-    /// Puts an event into another topic.
-    pub fn send(&mut self, topic: &Arc<str>, event: Event) {
-        self.sent.push((topic.clone(), event));
-    }
 }
 
 /// What the configuration of a source says about every event of it.

@@ -34,8 +34,14 @@
 //! ```
 
 mod intake;
+mod memory;
+mod process;
 
-pub use intake::{Before, Cx, Fields, Intake, Process, Sink, Source};
+pub use intake::{Before, Fields, Intake, Sink, Source};
+pub use memory::{Memory, Timer};
+pub use process::{Cx, Outside, Process};
+
+use crate::systems::Systems;
 
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -63,12 +69,17 @@ pub struct Scope {
     pub gateway: String,
     /// The directory of the store, where a component may keep files of its own.
     pub data: PathBuf,
+    /// The systems that the configuration names.
+    pub systems: Systems,
+    /// The pipeline of a process; else empty.
+    pub pipeline: String,
 }
 
 /// The configuration of one component, without `type` and the fields that every component of its sort has.
 /// It may hold secrets, so it has no way to print its values.
 pub struct Params {
-    /// The component's name in the configuration; a process is called `PIPELINE.KIND#POSITION`.
+    /// The component's name in the configuration; a process without one is called after its kind, `annotate`, the
+    /// second of them in its pipeline `annotate#2`.
     pub name: String,
     /// The gateway around the component.
     pub scope: Scope,
@@ -99,6 +110,12 @@ pub(crate) fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, ParamsErro
         let path = e.path().to_string();
         ParamsError::at(if path == "." { "" } else { &path }, e.inner())
     })
+}
+
+/// The topic between a process of a pipeline and who reads from there: the sink of a `tee`, the part of the pipeline after
+/// a `checkpoint`. No configuration can name it otherwise.
+pub fn side_topic(pipeline: &str, process: &str) -> String {
+    format!("{pipeline}/{process}")
 }
 
 /// What is wrong with a component's configuration, and where.

@@ -1,6 +1,6 @@
 //! Sets fields to constants or to what expressions give.
 
-use super::{holds, rejected};
+use super::rejected;
 use crate::{
     event::{Event, Path},
     expr::{EvalError, Expr},
@@ -22,9 +22,9 @@ pub const KIND: Kind<dyn Process> = Kind {
   "exists": "replace", "when": "has(event.temp)" }"#,
     schema: Config::json_schema,
     build: |params| {
-        let Config { set, exists, when } = params.decode()?;
+        let Config { set, exists } = params.decode()?;
         let set: Result<_, _> = set.into_iter().map(|(place, value)| Setting::new(place, value)).collect();
-        Ok(Box::new(Annotate { set: set?, exists, when }))
+        Ok(Box::new(Annotate { set: set?, exists }))
     },
 };
 
@@ -39,9 +39,6 @@ struct Config {
     /// What happens to a field that is there already, be it null: `"keep"`, `"replace"` or `"fail"`.
     #[serde(default)]
     exists: Exists,
-    /// Events for which this does not hold go on unchanged.
-    #[serde(default)]
-    when: Option<Expr>,
 }
 
 /// What happens to a field that is there already.
@@ -60,7 +57,6 @@ enum Exists {
 struct Annotate {
     set: Vec<Setting>,
     exists: Exists,
-    when: Option<Expr>,
 }
 
 struct Setting {
@@ -91,29 +87,28 @@ impl Setting {
 
 impl Process for Annotate {
     fn process(&self, mut event: Event, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        if holds(self.when.as_ref(), &event)? {
-            for Setting { place, value } in &self.set {
-                let wrong = |cause: &dyn std::fmt::Display| rejected(format!("set.{place}"), cause);
-                if self.exists != Exists::Replace && event.body.get(place).is_some() {
-                    match self.exists {
-                        Exists::Fail => return Err(wrong(&"the field is there already")),
-                        _ => continue,
-                    }
-                }
-                let computed = match value {
-                    What::Constant(value) => {
-                        event.body.set(place, value).map_err(|e| wrong(&e))?;
-                        continue;
-                    }
-                    What::Computed(expr) => expr.eval(&event).map(|value| value.to_json()),
-                };
-                match computed {
-                    Ok(value) => event.body.set(place, &value).map_err(|e| wrong(&e))?,
-                    Err(EvalError::Absent { .. }) => {}
-                    Err(e) => return Err(wrong(&e)),
+        for Setting { place, value } in &self.set {
+            let wrong = |cause: &dyn std::fmt::Display| rejected(format!("set.{place}"), cause);
+            if self.exists != Exists::Replace && event.body.get(place).is_some() {
+                match self.exists {
+                    Exists::Fail => return Err(wrong(&"the field is there already")),
+                    _ => continue,
                 }
             }
+            let computed = match value {
+                What::Constant(value) => {
+                    event.body.set(place, value).map_err(|e| wrong(&e))?;
+                    continue;
+                }
+                What::Computed(expr) => expr.eval(&event).map(|value| value.to_json()),
+            };
+            match computed {
+                Ok(value) => event.body.set(place, &value).map_err(|e| wrong(&e))?,
+                Err(EvalError::Absent { .. }) => {}
+                Err(e) => return Err(wrong(&e)),
+            }
         }
+
         cx.emit(event);
         Ok(())
     }

@@ -1,13 +1,12 @@
 //! Drops fields of an event.
 
-use super::{holds, pattern::Pattern};
+use super::pattern::Pattern;
 use crate::{
     event::{
         Body, Event, Path,
         body::PathError,
         json::{DEPTH, Json, Kind as Sort},
     },
-    expr::Expr,
     fault::Fault,
     kind::{Cx, Kind, ParamsError, Process},
 };
@@ -54,9 +53,6 @@ struct Config {
     /// Whether the two regular expressions look at objects in lists, too.
     #[serde(default = "yes")]
     lists: bool,
-    /// Events for which this does not hold go on unchanged.
-    #[serde(default)]
-    when: Option<Expr>,
 }
 
 fn yes() -> bool {
@@ -87,26 +83,25 @@ impl<'de> Deserialize<'de> for Places {
 
 impl Process for Config {
     fn process(&self, mut event: Event, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        if holds(self.when.as_ref(), &event)? {
-            let body = &mut event.body;
-            if let Some(places) = &self.keep {
-                places.keep(body);
+        let body = &mut event.body;
+        if let Some(places) = &self.keep {
+            places.keep(body);
+        }
+        if let Some(Pattern(regex)) = &self.keep_matching {
+            self.sift(body, regex, true);
+        }
+        if let Some(Places(paths, names)) = &self.drop {
+            for path in paths {
+                body.remove(path);
             }
-            if let Some(Pattern(regex)) = &self.keep_matching {
-                self.sift(body, regex, true);
-            }
-            if let Some(Places(paths, names)) = &self.drop {
-                for path in paths {
-                    body.remove(path);
-                }
-                if !names.is_empty() {
-                    body.drop_named(|name| names.iter().any(|n| n == name));
-                }
-            }
-            if let Some(Pattern(regex)) = &self.drop_matching {
-                self.sift(body, regex, false);
+            if !names.is_empty() {
+                body.drop_named(|name| names.iter().any(|n| n == name));
             }
         }
+        if let Some(Pattern(regex)) = &self.drop_matching {
+            self.sift(body, regex, false);
+        }
+
         cx.emit(event);
         Ok(())
     }

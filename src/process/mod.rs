@@ -58,7 +58,7 @@ mod tests {
     use crate::{
         clock::Stamp,
         event::{Id, Text},
-        kind::{Cx, Params},
+        kind::{Cx, Memory, Params},
     };
 
     pub fn event(body: &str) -> Event {
@@ -77,21 +77,78 @@ mod tests {
         }
     }
 
-    pub fn build(kind: &Kind<dyn Process>, config: &str) -> Result<Box<dyn Process>, String> {
-        let mut value: serde_json::Value = serde_json::from_str(config).unwrap();
-        value.as_object_mut().unwrap().shift_remove("type");
-        (kind.build)(Params::new("p", crate::kind::Scope::default(), value)).map_err(|e| e.to_string())
+    /// One process as the runtime drives it, with its memory and a clock that is moved by hand.
+    pub struct Rig {
+        process: Box<dyn Process>,
+        when: Option<Expr>,
+        memory: Memory,
+        pub now: i64,
+        /// What was sent to topics, as `topic: body`.
+        pub sent: Vec<String>,
     }
 
-    /// What a process makes of a body: the bodies it emits, or why it rejects it.
-    pub fn process(process: &dyn Process, body: &str) -> String {
-        let (mut out, mut sent) = (Vec::new(), Vec::new());
-        let mut cx = Cx { now: 2000, out: &mut out, sent: &mut sent };
-        match process.process(event(body), &mut cx) {
-            Ok(()) => out.iter().map(|e| String::from_utf8(e.body.to_bytes().to_vec()).unwrap()).collect(),
-            Err(fault) => {
-                assert!(matches!(fault, Fault::Reject(_)));
-                format!("rejected: {fault}")
+    impl Rig {
+        /// A process of the pipeline `p`, called after its kind unless it has a `name`.
+        pub fn new(kind: &Kind<dyn Process>, config: &str) -> Result<Rig, String> {
+            let mut value: serde_json::Value = serde_json::from_str(config).unwrap();
+            let own = value.as_object_mut().unwrap();
+            for common in ["type", "retry", "on_fail"] {
+                own.shift_remove(common);
+            }
+            let when = own.shift_remove("when").map(|when| when.as_str().unwrap().parse().unwrap());
+            let name = own.shift_remove("name").map_or(kind.name.into(), |n| n.as_str().unwrap().to_owned());
+            let scope = crate::kind::Scope { pipeline: "p".into(), ..Default::default() };
+            let memory = Memory::new("p", &[(&name, kind.name)], 1 << 20);
+            let process = (kind.build)(Params::new(name, scope, value)).map_err(|e| e.to_string())?;
+            Ok(Rig { process, when, memory, now: 2000, sent: Vec::new() })
+        }
+
+        /// The bodies of what comes out for an event of this body, one after another, or why it is rejected; then what
+        /// it changed is taken back.
+        pub fn feed(&mut self, body: &str) -> String {
+            let event = event(body);
+            if !holds(self.when.as_ref(), &event).unwrap_or(true) {
+                return if self.process.stops() { String::new() } else { body.to_owned() };
+            }
+            self.run(|process, when, cx| {
+                holds(when, &event)?;
+                process.process(event, cx)
+            })
+        }
+
+        /// Moves the clock and gives what timers emit.
+        pub fn advance(&mut self, now: i64) -> String {
+            let mut all = String::new();
+            while let Some((_, timer)) = self.memory.take_due(now) {
+                self.now = self.now.max(timer.due);
+                all += &self.run(|process, _, cx| process.timer(timer, cx));
+            }
+            self.now = now;
+            all
+        }
+
+        /// What it emits at the end of all sources.
+        pub fn finish(&mut self) -> String {
+            self.run(|process, _, cx| process.finish(cx))
+        }
+
+        fn run(&mut self, run: impl FnOnce(&dyn Process, Option<&Expr>, &mut Cx<'_>) -> Result<(), Fault>) -> String {
+            let (mut out, mut sent) = (Vec::new(), Vec::new());
+            let savepoint = self.memory.savepoint();
+            let mut cx = Cx { now: self.now, out: &mut out, sent: &mut sent, memory: &mut self.memory, at: 0 };
+            match run(&*self.process, self.when.as_ref(), &mut cx) {
+                Ok(()) => {
+                    let body = |e: &Event| String::from_utf8(e.body.to_bytes().to_vec()).unwrap();
+                    self.sent.extend(sent.iter().map(|(topic, e)| format!("{topic}: {}", body(e))));
+                    out.iter().map(body).collect()
+                }
+                Err(fault) => {
+                    self.memory.rollback(savepoint);
+                    match fault {
+                        Fault::RetryAfter(wait, _) => format!("wait: {wait:?}"),
+                        fault => format!("rejected: {fault}"),
+                    }
+                }
             }
         }
     }
@@ -99,8 +156,8 @@ mod tests {
     /// Rows of configuration, body, and what comes out; or of a wrong configuration and what is said about it.
     pub fn check(kind: &Kind<dyn Process>, rows: &[(&str, &str, &str)]) {
         for (config, body, want) in rows {
-            let got = match build(kind, config) {
-                Ok(built) => process(&*built, body),
+            let got = match Rig::new(kind, config) {
+                Ok(mut rig) => rig.feed(body),
                 Err(wrong) => format!("wrong: {wrong}"),
             };
             assert_eq!(got, *want, "{config} of {body}");
@@ -110,7 +167,7 @@ mod tests {
     #[test]
     fn every_example_builds_and_runs() {
         for kind in KINDS {
-            let out = process(&*build(kind, kind.example).unwrap(), r#"{"temp":20.5,"list":[1,2]}"#);
+            let out = Rig::new(kind, kind.example).unwrap().feed(r#"{"temp":20.5,"list":[1,2]}"#);
             assert!(!out.starts_with("rejected"), "{}: {out}", kind.name);
         }
     }
@@ -131,55 +188,6 @@ mod tests {
         ] {
             let event = event(r#"{"a":1}"#);
             assert_eq!(Expr::parse(text).unwrap().eval(&event).unwrap().to_json(), want.as_bytes(), "{text}");
-        }
-    }
-
-    /// A look at costs: `cargo test --release process::tests::cost -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost() {
-        // Of this thread: the machine does other things, too.
-        let cpu_ns = || {
-            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-            time.tv_sec * 1_000_000_000 + time.tv_nsec
-        };
-        let pad = "x".repeat(90);
-        let body = format!(
-            r#"{{"device":"d1","temp":21.5,"hum":40,"state":{{"door":"open","n":[1,2,3]}},"a":1,"b":"two","_pad":"{pad}"}}"#
-        );
-        for (kind, config) in [
-            (&continue_::KIND, r#"{ "when": "event.temp > -40.0 && event.temp < 85.0" }"#),
-            (&annotate::KIND, r#"{ "set": { "site": "barn" } }"#),
-            (&annotate::KIND, r#"{ "set": { "f": { "expr": "event.temp * 1.8 + 32.0" } } }"#),
-            (&filter::KIND, r#"{ "drop": ["a"] }"#),
-            (&filter::KIND, r#"{ "drop_matching": "^_" }"#),
-            (&filter::KIND, r#"{ "keep": ["device", "temp", "state.door"] }"#),
-            (&transform::KIND, r#"{ "specs": [{ "from": "temp", "to": "t", "op": "move" }] }"#),
-            (&transform::KIND, r#"{ "specs": [{ "from": "state.n", "to": "sum", "op": "sum" }] }"#),
-            (&transform::KIND, r#"{ "specs": [{ "from": "b", "op": { "replace": { "regex": "t", "with": "T" } } }] }"#),
-        ] {
-            let built = build(kind, config).unwrap();
-            let event = event(&body);
-            let (mut out, mut sent) = (Vec::new(), Vec::new());
-            let mut run = |processes: &[&dyn Process]| -> i64 {
-                let begun = cpu_ns();
-                for _ in 0..200_000 {
-                    out.clear();
-                    // As from the store: not parsed yet.
-                    let mut event = Event { body: Body::trusted(event.body.to_bytes()), ..event.clone() };
-                    for process in processes {
-                        let mut cx = Cx { now: 0, out: &mut out, sent: &mut sent };
-                        process.process(event, &mut cx).unwrap();
-                        event = out.pop().unwrap();
-                    }
-                    std::hint::black_box(event.body.to_bytes());
-                }
-                (cpu_ns() - begun) / 200_000
-            };
-            println!("{:5} ns, the second in a chain {:4}: {config}", run(&[&*built]), {
-                let first = build(&continue_::KIND, r#"{ "when": "has(event.device)" }"#).unwrap();
-                run(&[&*first, &*built]) - run(&[&*first])
-            });
         }
     }
 }

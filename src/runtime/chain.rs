@@ -4,7 +4,7 @@ use crate::{
     config::{OnFail, Then},
     event::Event,
     fault::Fault,
-    kind::{Cx, Process},
+    kind::{Cx, Memory, Process},
 };
 use std::sync::Arc;
 
@@ -40,11 +40,12 @@ impl Chain {
     /// Runs one event through and adds what comes of it to `effect`; a failure adds nothing.
     pub fn run(&self, event: Event, now: i64, effect: &mut Effect) -> Result<(), Failure> {
         let before = effect.sent.len();
+        let mut memory = Memory::default();
         let mut stage = vec![event];
-        for (label, process) in &self.processes {
+        for (at, (label, process)) in self.processes.iter().enumerate() {
             let mut next = Vec::with_capacity(stage.len());
             for event in stage {
-                let mut cx = Cx { now, out: &mut next, sent: &mut effect.sent };
+                let mut cx = Cx { now, out: &mut next, sent: &mut effect.sent, memory: &mut memory, at };
                 if let Err(fault) = process.process(event, &mut cx) {
                     effect.sent.truncate(before);
                     return Err(Failure { process: label.clone(), fault });

@@ -1,4 +1,83 @@
-//! Means that several components share.
+//! Means that several components share, and the systems that a configuration names.
 
+pub mod kv;
 pub mod mqtt;
+pub mod objects;
+pub mod pubsub;
 pub mod tls;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// A named connection to the outside. It connects when it is first used, and again when the connection was lost.
+#[derive(Clone)]
+pub enum System {
+    /// A key-value store.
+    Kv(Arc<dyn kv::Kv>),
+    /// An object store.
+    Objects(Arc<dyn objects::Objects>),
+    /// A broker.
+    PubSub(Arc<dyn pubsub::PubSub>),
+}
+
+impl System {
+    /// What it is, for people.
+    pub fn sort(&self) -> &'static str {
+        match self {
+            System::Kv(_) => "a key-value store",
+            System::Objects(_) => "an object store",
+            System::PubSub(_) => "a broker",
+        }
+    }
+}
+
+/// The systems of a configuration, by name.
+#[derive(Clone, Default)]
+pub struct Systems(BTreeMap<String, System>);
+
+impl Systems {
+    /// Adds one, or replaces it.
+    pub fn insert(&mut self, name: &str, system: System) {
+        self.0.insert(name.to_owned(), system);
+    }
+
+    /// The key-value store of that name; the error says what is wrong with the name.
+    pub fn kv(&self, name: &str) -> Result<Arc<dyn kv::Kv>, String> {
+        match self.find(name)? {
+            System::Kv(kv) => Ok(kv.clone()),
+            other => Err(format!("`{name}` is {}, not a key-value store", other.sort())),
+        }
+    }
+
+    /// The object store of that name.
+    pub fn objects(&self, name: &str) -> Result<Arc<dyn objects::Objects>, String> {
+        match self.find(name)? {
+            System::Objects(objects) => Ok(objects.clone()),
+            other => Err(format!("`{name}` is {}, not an object store", other.sort())),
+        }
+    }
+
+    /// The broker of that name.
+    pub fn pubsub(&self, name: &str) -> Result<Arc<dyn pubsub::PubSub>, String> {
+        match self.find(name)? {
+            System::PubSub(pubsub) => Ok(pubsub.clone()),
+            other => Err(format!("`{name}` is {}, not a broker", other.sort())),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<&System, String> {
+        self.0.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
+            match known.as_slice() {
+                [] => format!("there is no system `{name}`: `systems` is empty"),
+                known => format!("there is no system `{name}`; there are: {}", known.join(", ")),
+            }
+        })
+    }
+}
+
+/// The names alone: a system may hold a password.
+impl std::fmt::Debug for Systems {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

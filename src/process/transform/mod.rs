@@ -47,9 +47,6 @@ struct Config {
     /// Whether the event's own fields stay beside those that are made: `"keep"` or `"drop"`.
     #[serde(default)]
     others: Others,
-    /// Events for which this does not hold go on unchanged.
-    #[serde(default)]
-    when: Option<Expr>,
 }
 
 /// What becomes of fields that no spec makes.
@@ -134,22 +131,21 @@ impl Spec {
 
 impl Process for Config {
     fn process(&self, mut event: Event, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        if holds(self.when.as_ref(), &event)? {
-            let at = |i: usize| move |fault: Fault| rejected(format!("specs[{i}]"), fault);
-            let mut made = Vec::with_capacity(self.specs.len());
-            for (i, spec) in self.specs.iter().enumerate() {
-                made.extend(spec.make(&event).map_err(at(i))?.map(|value| (i, spec, value)));
-            }
-            if self.others == Others::Drop {
-                event.body = Body::default();
-            }
-            for (_, spec, _) in made.iter().filter(|(_, spec, _)| matches!(spec.op, Operation::Move)) {
-                spec.from.as_ref().map(|from| event.body.remove(from));
-            }
-            for (i, spec, value) in &made {
-                spec.put(value, &mut event.body).map_err(at(*i))?;
-            }
+        let at = |i: usize| move |fault: Fault| rejected(format!("specs[{i}]"), fault);
+        let mut made = Vec::with_capacity(self.specs.len());
+        for (i, spec) in self.specs.iter().enumerate() {
+            made.extend(spec.make(&event).map_err(at(i))?.map(|value| (i, spec, value)));
         }
+        if self.others == Others::Drop {
+            event.body = Body::default();
+        }
+        for (_, spec, _) in made.iter().filter(|(_, spec, _)| matches!(spec.op, Operation::Move)) {
+            spec.from.as_ref().map(|from| event.body.remove(from));
+        }
+        for (i, spec, value) in &made {
+            spec.put(value, &mut event.body).map_err(at(*i))?;
+        }
+
         cx.emit(event);
         Ok(())
     }

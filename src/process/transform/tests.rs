@@ -191,6 +191,6 @@ fn a_hostile_list_does_not_keep_the_core_busy() {
     let list = vec![format!("\"{}\"", "x".repeat(40)); 20_000].join(",");
     let config = r#"{ "specs": [{ "from": "l", "to": "o", "op": { "fold_left": { "start": "", "expr": "meta.acc + meta.item" } } }] }"#;
     let body = format!("{{\"l\":[{list}]}}");
-    let got = super::super::tests::process(&*super::super::tests::build(&KIND, config).unwrap(), &body);
+    let got = super::super::tests::Rig::new(&KIND, config).unwrap().feed(&body);
     assert!(got.contains("64 KiB") || got.contains("8 MiB"), "{got}");
 }
