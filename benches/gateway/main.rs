@@ -2,7 +2,7 @@
 //! nothing: time is no test.
 //!
 //!     cargo bench                          all
-//!     cargo bench -- intake --quick        one part: intake, pipeline, mqtt, memory; --quick takes a fraction of the time
+//!     cargo bench -- intake --quick        one part: intake, pipeline, processes, mqtt, memory; --quick takes a fraction of the time
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod intake;
@@ -10,6 +10,7 @@ mod intake;
 mod kit;
 mod mqtt;
 mod pipeline;
+mod processes;
 mod sensor;
 mod usage;
 
@@ -22,8 +23,13 @@ fn main() {
     }
     let quick = arguments.iter().any(|a| a == "--quick");
     let parts: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect();
-    let tables: [(&str, Table); 4] =
-        [("intake", intake::table), ("mqtt", mqtt::table), ("pipeline", pipeline::table), ("memory", mqtt::memory)];
+    let tables: [(&str, Table); 5] = [
+        ("intake", intake::table),
+        ("mqtt", mqtt::table),
+        ("pipeline", pipeline::table),
+        ("processes", processes::table),
+        ("memory", mqtt::memory),
+    ];
     if let Some(unknown) = parts.iter().find(|p| tables.iter().all(|(name, _)| name != *p)) {
         eprintln!("there is no part `{unknown}`; there are: {}", tables.map(|(name, _)| name).join(", "));
         std::process::exit(2);

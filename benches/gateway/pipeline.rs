@@ -7,7 +7,7 @@ use std::{hint::black_box, path::Path, sync::Arc, time::Instant};
 use tidegate::{
     cli, config,
     event::{Batch, Draft},
-    runtime::{self, Flow},
+    runtime::Flow,
 };
 
 const CONFIGURATION: &str = r#"{
@@ -34,21 +34,30 @@ fn by_value(body: &[u8], out: &mut Vec<u8>) {
     serde_json::to_writer(&mut *out, &event).unwrap();
 }
 
-fn by_flow(flow: &Flow, topic: &Arc<str>, batch: &Batch, out: &mut Vec<u8>) {
+pub fn by_flow(flow: &Flow, topic: &Arc<str>, batch: &Batch, out: &mut Vec<u8>) {
     for event in flow.events(topic, 4, batch) {
         let reached = |event: &tidegate::event::Event| {
             if &*event.topic == "out" {
                 event.body.write(out);
             }
         };
-        flow.run(event, 0, reached).unwrap();
+        at_once(flow.run(event, reached)).unwrap();
+    }
+}
+
+/// Runs what never waits.
+pub fn at_once<T>(work: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(work).poll(&mut context) {
+        std::task::Poll::Ready(done) => done,
+        std::task::Poll::Pending => panic!("it waits"),
     }
 }
 
 pub fn table(quick: bool) {
     const EVENTS: usize = 1000;
     let (plan, _) = config::load(Path::new("bench"), CONFIGURATION, &cli::catalogue()).unwrap();
-    let (flow, topic) = (runtime::flow(plan.pipelines, Vec::new()), Arc::from("in"));
+    let (flow, topic) = (Flow::new(plan.pipelines, Vec::new()), Arc::from("in"));
     let bodies: Vec<Vec<u8>> = (0..EVENTS).map(|n| sensor::body(n % 50, n as u64, 0)).collect();
     let mut batch = Batch::default();
     for body in &bodies {
@@ -80,7 +89,7 @@ pub fn table(quick: bool) {
     println!("{ours:8.0} | {theirs:17.0} {:6.2}", ours / theirs);
 }
 
-fn nanoseconds(events: usize, work: impl FnOnce()) -> f64 {
+pub fn nanoseconds(events: usize, work: impl FnOnce()) -> f64 {
     let begun = Instant::now();
     work();
     begun.elapsed().as_nanos() as f64 / events as f64

@@ -10,6 +10,7 @@ pub(super) fn check(root: &Node, report: &mut Report<'_>) {
     let names = Names::of(root);
     taken_twice(root, report);
     references(root, &names, report);
+    copies(root, &names, report);
     cycles(root, report);
     unused(root, report);
 }
@@ -22,16 +23,26 @@ fn texts<'n>(node: &'n Node, list: &str) -> impl Iterator<Item = &'n str> {
     node.get(list).map_or(&[][..], Node::items).iter().filter_map(Node::text)
 }
 
-/// The topic that `on_fail` names.
-fn failed_to(pipeline: &Node) -> Option<&Node> {
-    pipeline.get("on_fail")?.get("then")?.get("topic")
+fn processes(pipeline: &Node) -> impl Iterator<Item = &Node> {
+    pipeline.get("processes").map_or(&[][..], Node::items).iter()
+}
+
+/// The topics that a pipeline writes besides its own: those of `on_fail` and of its processes' `to`.
+fn writes(pipeline: &Node) -> impl Iterator<Item = &Node> {
+    let failed = std::iter::once(pipeline).chain(processes(pipeline)).filter_map(|node| node.get("on_fail"));
+    failed.chain(processes(pipeline).filter_map(|node| node.get("to"))).filter_map(|node| node.get("topic"))
+}
+
+/// The sinks that a pipeline's processes give copies to.
+fn copied_to(pipeline: &Node) -> impl Iterator<Item = &Node> {
+    processes(pipeline).filter_map(|node| node.get("to")?.get("sink"))
 }
 
 /// What can be referred to; `None` where the section itself is broken, so that nothing follows from it.
 struct Names<'n> {
     topics: Option<Vec<&'n str>>,
     sinks: Option<Vec<&'n str>>,
-    /// Topics of `on_fail` whose name came from outside: they exist, but are not told.
+    /// Topics that processes write whose name came from outside: they exist, but are not told.
     untold: Vec<&'n str>,
 }
 
@@ -41,8 +52,8 @@ impl<'n> Names<'n> {
             None | Some(Content::Object(_)) => Some(section(root, name).iter().map(|f| f.name.as_str())),
             Some(_) => None,
         };
-        let failed = section(root, "pipelines").iter().filter_map(|p| failed_to(&p.node));
-        let (open, untold): (Vec<&Node>, Vec<&Node>) = failed.partition(|n| n.filled().is_empty());
+        let written = section(root, "pipelines").iter().flat_map(|p| writes(&p.node));
+        let (open, untold): (Vec<&Node>, Vec<&Node>) = written.partition(|n| n.filled().is_empty());
         let open = open.into_iter().filter_map(Node::text);
         let topics = || Some(keys("sources")?.chain(keys("pipelines")?).chain(keys("topics")?).chain(open).collect());
         let untold = untold.into_iter().filter_map(Node::text).collect();
@@ -82,12 +93,26 @@ fn references(root: &Node, names: &Names<'_>, report: &mut Report<'_>) {
     }
 }
 
+/// The sinks that processes name.
+fn copies(root: &Node, names: &Names<'_>, report: &mut Report<'_>) {
+    let Some(known) = &names.sinks else { return };
+    for pipeline in section(root, "pipelines") {
+        for (i, node) in processes(&pipeline.node).enumerate() {
+            let Some(sink) = node.get("to").and_then(|to| to.get("sink")) else { continue };
+            if sink.text().is_some_and(|name| !known.contains(&name)) {
+                let path = format!("{}.processes[{i}].to.sink", field("pipelines", &pipeline.name));
+                report.error(path, sink.at, unknown_name("sink", &sink.shown(), known));
+            }
+        }
+    }
+}
+
 /// A pipeline that reads, over whatever detour, what it writes would never come to an end.
 fn cycles(root: &Node, report: &mut Report<'_>) {
     let pipelines = section(root, "pipelines");
     let mut writers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, p) in pipelines.iter().enumerate() {
-        for topic in std::iter::once(p.name.as_str()).chain(failed_to(&p.node).and_then(Node::text)) {
+        for topic in std::iter::once(p.name.as_str()).chain(writes(&p.node).filter_map(Node::text)) {
             writers.entry(topic).or_default().push(i);
         }
     }
@@ -139,13 +164,16 @@ fn circle(pipelines: &[super::tree::Field], walk: &[usize], report: &mut Report<
 fn unused(root: &Node, report: &mut Report<'_>) {
     let (pipelines, sinks) = (section(root, "pipelines"), section(root, "sinks"));
     let read: HashSet<&str> = pipelines.iter().chain(sinks).flat_map(|f| texts(&f.node, "from")).collect();
-    let written: HashSet<&str> = pipelines.iter().flat_map(|f| texts(&f.node, "to")).collect();
+    let copied = pipelines.iter().flat_map(|f| copied_to(&f.node)).filter_map(Node::text);
+    let written: HashSet<&str> = pipelines.iter().flat_map(|f| texts(&f.node, "to")).chain(copied).collect();
     for source in section(root, "sources").iter().filter(|s| !read.contains(s.name.as_str())) {
         let message = "no pipeline or sink has this source in its `from`; its events go nowhere";
         report.warning(field("sources", &source.name), source.at, message);
     }
     for pipeline in pipelines.iter().filter(|p| !read.contains(p.name.as_str())) {
-        if texts(&pipeline.node, "to").next().is_none() {
+        let elsewhere =
+            writes(&pipeline.node).next().is_some() || processes(&pipeline.node).any(|p| p.get("to").is_some());
+        if texts(&pipeline.node, "to").next().is_none() && !elsewhere {
             let message = "it has no `to`, and nothing has this pipeline in its `from`; its output goes nowhere";
             report.warning(field("pipelines", &pipeline.name), pipeline.at, message);
         }

@@ -73,9 +73,9 @@ fn build<T: ?Sized, S: ?Sized, P: ?Sized, K: ?Sized>(
     match load_with(Path::new("example"), text, catalogue, &|_| Ok("x".into())) {
         Err(problems) => problems.into_iter().for_each(|p| flaw(ParamsError::at(p.path, p.message))),
         Ok((plan, _)) => {
-            let labels = plan.pipelines.iter().flat_map(|p| &p.processes).map(|(label, _)| label.as_str());
-            let kinds = plan.sources.iter().map(|s| s.kind).chain(plan.sinks.iter().map(|s| s.kind)).chain(labels);
-            if !kinds.map(|k| k.split('#').next()).eq([Some(kind.name)]) {
+            let processes = plan.pipelines.iter().flat_map(|p| &p.processes).map(|p| p.kind);
+            let kinds = plan.sources.iter().map(|s| s.kind).chain(plan.sinks.iter().map(|s| s.kind)).chain(processes);
+            if !kinds.eq([kind.name]) {
                 flaw(ParamsError::at("type", "it is another kind"));
             }
         }

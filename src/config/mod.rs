@@ -14,14 +14,14 @@ mod tree;
 mod validate;
 
 pub use flaws::flaws;
-pub use plan::{Catalogue, PipelinePlan, Plan, SinkPlan, SourcePlan};
+pub use plan::{Catalogue, PipelinePlan, Plan, ProcessPlan, SinkPlan, SourcePlan};
 pub use report::Problem;
 pub(crate) use rules::sort;
 pub(crate) use schema::common_fields;
 pub use schema::schema;
 pub use settings::{
-    Batch, DedupeSettings, DiskSettings, GatewaySettings, Keep, OnFail, PipelineSettings, Retry, Settings, SinkCommon,
-    SourceCommon, Start, StoreSettings, Then, TopicSettings,
+    Attempts, Batch, DedupeSettings, DiskSettings, GatewaySettings, Keep, OnFail, PipelineSettings, ProcessCommon,
+    Retry, Settings, SinkCommon, SourceCommon, Start, StoreSettings, TopicSettings,
 };
 pub(crate) use suggest::{choice, unknown_name};
 

@@ -3,11 +3,13 @@
 use super::interpolate::redact;
 use super::report::{Report, field};
 use super::schema::common_fields;
-use super::settings::{OnFail, PipelineSettings, Settings, SinkCommon, SourceCommon, Start};
+use super::settings::{Attempts, OnFail, PipelineSettings, ProcessCommon, Settings, SinkCommon, SourceCommon};
 use super::tree::{Content, Field, Node};
-use crate::kind::{Kind, Params, ParamsError, Scope, decode};
+use crate::expr::Expr;
+use crate::kind::{Kind, Params, ParamsError, Scope, decode, side_topic};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// All kinds that a configuration may name. `S`, `P` and `K` are the traits of sources, processes and sinks.
@@ -36,21 +38,31 @@ pub struct SourcePlan<S: ?Sized> {
 /// A pipeline; its output topic has its name.
 pub struct PipelinePlan<P: ?Sized> {
     pub name: String,
-    /// The topics it reads.
-    pub from: Vec<String>,
-    /// Each with its label: the kind and the position in the chain from 1, as in `annotate#2`.
-    pub processes: Vec<(String, Box<P>)>,
-    /// The sinks that name this pipeline's output theirs; `SinkPlan::from` has the same the other way round.
-    pub to: Vec<String>,
+    /// As in the file; `on_fail` and `retry` are those of the processes already.
+    pub settings: PipelineSettings,
+    pub processes: Vec<ProcessPlan<P>>,
+    /// Topics that it writes besides its own: those of `on_fail` and of processes with `"to": { "topic": … }`.
+    pub writes: Vec<String>,
+    /// Sinks that a process gives copies to, with the topic between them.
+    copies: Vec<(String, String)>,
+}
+
+/// One process of a pipeline.
+pub struct ProcessPlan<P: ?Sized> {
+    pub name: String,
+    pub kind: &'static str,
+    pub when: Option<Expr>,
+    pub retry: Attempts,
     pub on_fail: OnFail,
-    pub start: Start,
+    pub process: Box<P>,
 }
 
 /// A sink.
 pub struct SinkPlan<K: ?Sized> {
     pub name: String,
     pub kind: &'static str,
-    /// All topics it reads: its own `from`, then the pipelines that have it in their `to`; none twice.
+    /// All topics it reads: its own `from`, then the pipelines that have it in their `to`, then the copies that processes
+    /// make for it; none twice.
     pub from: Vec<String>,
     pub common: SinkCommon,
     pub sink: Box<K>,
@@ -89,11 +101,13 @@ pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
         plan.sinks.extend(build.sink(entry, catalogue.sinks));
     }
     for sink in &mut plan.sinks {
-        for pipeline in plan.pipelines.iter().filter(|p| p.to.contains(&sink.name)) {
+        for pipeline in plan.pipelines.iter().filter(|p| p.settings.to.contains(&sink.name)) {
             if !sink.from.contains(&pipeline.name) {
                 sink.from.push(pipeline.name.clone());
             }
         }
+        let copies = plan.pipelines.iter().flat_map(|p| &p.copies).filter(|(to, _)| *to == sink.name);
+        sink.from.extend(copies.map(|(_, topic)| topic.clone()));
     }
     plan
 }
@@ -156,7 +170,7 @@ impl Build<'_, '_> {
         let path = self.clean("sources", entry)?;
         let (own, common) = split(&entry.node, &common_fields("source"));
         let common = self.decode(&path, &entry.node, &common);
-        let (kind, source) = self.component(&path, entry.name.clone(), &entry.node, own, kinds)?;
+        let (kind, source) = self.component(&path, entry.name.clone(), &entry.node, own, kinds, self.scope.clone())?;
         Some(SourcePlan { name: entry.name.clone(), kind, common: common?, source })
     }
 
@@ -168,28 +182,56 @@ impl Build<'_, '_> {
             let message = format!("expected at most `max`, which is {}", retry.max);
             refuse(self.report, &path, &entry.node, ParamsError::at("retry.initial", message));
         }
-        let (kind, sink) = self.component(&path, entry.name.clone(), &entry.node, own, kinds)?;
+        let (kind, sink) = self.component(&path, entry.name.clone(), &entry.node, own, kinds, self.scope.clone())?;
         let common = common?;
         Some(SinkPlan { name: entry.name.clone(), kind, from: common.from.clone(), common, sink })
     }
 
     fn pipeline<P: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<P>]) -> Option<PipelinePlan<P>> {
         let path = field("pipelines", &entry.name);
-        let mut processes = Vec::new();
-        for (i, node) in entry.node.get("processes").map_or(&[][..], Node::items).iter().enumerate() {
+        let nodes = entry.node.get("processes").map_or(&[][..], Node::items);
+        let names = process_names(nodes);
+        let mut parts = Vec::new();
+        for (i, (node, name)) in nodes.iter().zip(&names).enumerate() {
             let path = format!("{path}.processes[{i}]");
-            let label = format!("{}#{}", node.get("type").and_then(Node::text).unwrap_or_default(), i + 1);
-            if self.report.clean(&path) {
-                let (own, _) = split(node, &common_fields("process"));
-                let name = format!("{}.{label}", entry.name);
-                processes.extend(self.component(&path, name, node, own, kinds).map(|(_, process)| (label, process)));
+            if names[..i].contains(name) {
+                let at = ParamsError::at("name", format!("another process of the pipeline is called `{name}`"));
+                refuse(self.report, &path, node, at);
+            } else if self.report.clean(&path) {
+                parts.extend(self.process(&path, &entry.name, name, node, kinds));
             }
         }
         let path = self.clean("pipelines", entry)?;
         let (settings, _) = split(&entry.node, &["processes".into()]);
         let settings: PipelineSettings = self.decode(&path, &entry.node, &settings)?;
-        let PipelineSettings { from, to, on_fail, start } = settings;
-        Some(PipelinePlan { name: entry.name.clone(), from, processes, to, on_fail, start })
+        let (mut processes, mut writes, mut copies) = (Vec::new(), Vec::new(), Vec::new());
+        for (common, kind, name, node, process) in parts {
+            let on_fail = common.on_fail.unwrap_or_else(|| settings.on_fail.clone());
+            if let OnFail::Topic(topic) = &on_fail {
+                writes.push(topic.clone());
+            }
+            let to = |what| node.get("to").and_then(|to| to.get(what)).and_then(Node::text).map(str::to_owned);
+            writes.extend(to("topic"));
+            copies.extend(to("sink").map(|sink| (sink, side_topic(&entry.name, &name))));
+            let retry = common.retry.unwrap_or_else(|| settings.retry.clone());
+            processes.push(ProcessPlan { name, kind, when: common.when, retry, on_fail, process });
+        }
+        Some(PipelinePlan { name: entry.name.clone(), settings, processes, writes, copies })
+    }
+
+    fn process<'n, P: ?Sized>(
+        &mut self,
+        path: &str,
+        pipeline: &str,
+        name: &str,
+        node: &'n Node,
+        kinds: &[Kind<P>],
+    ) -> Option<(ProcessCommon, &'static str, String, &'n Node, Box<P>)> {
+        let (own, common) = split(node, &common_fields("process"));
+        let common: ProcessCommon = self.decode(path, node, &common)?;
+        let around = Scope { pipeline: pipeline.to_owned(), ..self.scope.clone() };
+        let (kind, process) = self.component(path, name.to_owned(), node, own, kinds, around)?;
+        Some((common, kind, name.to_owned(), node, process))
     }
 
     /// The path of a part, if nothing is wrong with it.
@@ -209,10 +251,11 @@ impl Build<'_, '_> {
         node: &Node,
         own: Value,
         kinds: &[Kind<T>],
+        scope: Scope,
     ) -> Option<(&'static str, Box<T>)> {
         let chosen = node.get("type").and_then(Node::text)?;
         let kind = kinds.iter().find(|k| k.name == chosen)?;
-        match (kind.build)(Params::new(name, self.scope.clone(), own)) {
+        match (kind.build)(Params::new(name, scope, own)) {
             Ok(built) => Some((kind.name, built)),
             Err(e) => {
                 refuse(self.report, path, node, e);
@@ -220,6 +263,19 @@ impl Build<'_, '_> {
             }
         }
     }
+}
+
+/// The names of a pipeline's processes: their own, or the kind, with a number from the second of the kind on.
+fn process_names(nodes: &[Node]) -> Vec<String> {
+    let text = |node: &Node, field| node.get(field).and_then(Node::text).map(str::to_owned);
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let name = |node: &Node| {
+        let kind = text(node, "type").unwrap_or_default();
+        let count = seen.entry(kind.clone()).or_default();
+        *count += 1;
+        text(node, "name").unwrap_or(if *count == 1 { kind } else { format!("{kind}#{count}") })
+    };
+    nodes.iter().map(name).collect()
 }
 
 /// The fields of a component apart: its own, and those that are listed, without `type`.

@@ -2,7 +2,7 @@
 //! what a configuration is held against.
 
 use super::Catalogue;
-use super::settings::{NAME, NAME_FORM, PipelineSettings, Settings, SinkCommon, SourceCommon};
+use super::settings::{NAME, NAME_FORM, PipelineSettings, ProcessCommon, Settings, SinkCommon, SourceCommon};
 use super::validate::Rules;
 use crate::kind::Kind;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -58,6 +58,7 @@ pub(crate) fn common_fields(sort: &str) -> Vec<String> {
 fn commons(sort: &str) -> Option<fn(&mut SchemaGenerator) -> Schema> {
     match sort {
         "source" => Some(SourceCommon::json_schema),
+        "process" => Some(ProcessCommon::json_schema),
         "sink" => Some(SinkCommon::json_schema),
         _ => None,
     }

@@ -1,6 +1,7 @@
 //! The configuration without the components' own fields. The doc comments are the user's documentation.
 
 use crate::budget::{Size, Span};
+use crate::expr::Expr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -211,34 +212,89 @@ pub struct PipelineSettings {
     /// Sinks that deliver its output.
     #[serde(default)]
     pub to: Vec<String>,
-    /// What happens to an event that a process rejects.
-    #[serde(default)]
-    pub on_fail: OnFail,
     /// Where a pipeline begins that has never run before.
     #[serde(default)]
     pub start: Start,
+    /// When a process that reaches outside tries again, if it does not say so itself.
+    #[serde(default)]
+    pub retry: Attempts,
+    /// What happens to an event that a process fails, if the process does not say so itself.
+    #[serde(default)]
+    pub on_fail: OnFail,
+    /// For how many events at once its processes may reach outside. The events leave in their order all the same.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 256))]
+    pub workers: u32,
+    /// Whether `workers` never work on two events of the same key at once.
+    #[serde(default)]
+    pub per_key: bool,
+    /// How much its processes may remember; an event that needs more is failed.
+    #[serde(default = "state")]
+    pub state: Size,
 }
 
-/// What happens to an event that a process rejects.
+fn one() -> u32 {
+    1
+}
+
+fn state() -> Size {
+    Size(8 << 20)
+}
+
+/// What every process has besides its own fields.
 #[derive(Serialize, Deserialize, JsonSchema, Default, Clone)]
 #[serde(deny_unknown_fields, default)]
-pub struct OnFail {
-    /// How often it is tried again before `then`. The pipeline waits for it, so the number is small.
-    #[schemars(range(max = 100))]
-    pub retry: u32,
-    /// Where it goes.
-    pub then: Then,
+pub struct ProcessCommon {
+    /// Its counters, and what it remembers, go by this name. Without it: its kind; `KIND#2` for the second of its kind in
+    /// the pipeline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = NAME, "title" = NAME_FORM))]
+    pub name: Option<String>,
+    /// Events for which this does not hold go on unchanged; behind a `continue`, they do not go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<Expr>,
+    /// When it tries again what it does outside of the gateway. Without it: as the pipeline says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Attempts>,
+    /// What happens to an event that it fails. Without it: as the pipeline says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_fail: Option<OnFail>,
 }
 
-/// Where a rejected event goes.
+/// When a process tries again what it does outside of the gateway.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attempts {
+    /// How often a failed event is tried again before `on_fail`. Without it: what may pass (an upstream that cannot be
+    /// reached) is tried again until it works, all else goes to `on_fail` at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// The first wait.
+    pub initial: Span,
+    /// By how much each wait is longer than the one before.
+    #[schemars(range(min = 1, max = 10))]
+    pub factor: f64,
+    /// The longest wait.
+    pub max: Span,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Attempts { count: None, initial: Span::millis(100), factor: 2.0, max: Span::millis(30_000) }
+    }
+}
+
+/// What happens to an event that a process fails.
 #[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub enum Then {
-    /// To the dead letters, with the reason.
+pub enum OnFail {
+    /// It goes to the dead letters, with the reason.
     #[default]
     Dead,
-    /// Nowhere; it is only counted.
+    /// It goes nowhere; it is only counted.
     Drop,
-    /// To this topic.
+    /// It goes on to the next process as if this one were not there.
+    Continue,
+    /// It goes to this topic.
     Topic(#[schemars(extend("pattern" = NAME, "title" = NAME_FORM))] String),
 }

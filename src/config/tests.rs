@@ -168,8 +168,9 @@ const VALID: &str = r#"{
   "pipelines": {
     "climate": {
       "from": ["hook"],
-      "processes": [ { "type": "annotate", "set": { "site": ["barn", 1, null, { "x": true }] } }, { "type": "annotate", "set": {} } ],
-      "to": ["cloud"], "on_fail": { "retry": 2, "then": { "topic": "bad" } }, "start": "newest",
+      "processes": [ { "type": "annotate", "set": { "site": ["barn", 1, null, { "x": true }] } },
+        { "type": "annotate", "set": {}, "when": "true", "on_fail": "continue" }, { "type": "annotate", "name": "third", "set": {} } ],
+      "to": ["cloud"], "on_fail": { "topic": "bad" }, "retry": { "count": 2 }, "start": "newest",
     },
     "both": { "from": ["climate", "tick"], "to": ["cloud"] },
   },
@@ -195,11 +196,20 @@ fn a_valid_configuration_becomes_a_plan() {
     assert_eq!(hook.source.told(), "hook 127.0.0.1:8080 Some(3) canary-7d1f3b 1");
     assert_eq!(plan.sources[1].common.max_event.0, 1000);
     let climate = &plan.pipelines[0];
-    let processes: Vec<_> = climate.processes.iter().map(|(label, p)| (label.as_str(), p.told())).collect();
-    let told = |n: usize, len: usize| format!("climate.annotate#{n} {len}");
-    assert_eq!(processes, [("annotate#1", told(1, 1)), ("annotate#2", told(2, 0))]);
-    assert_eq!((climate.start, climate.on_fail.retry), (Start::Newest, 2));
-    assert_eq!(climate.on_fail.then, Then::Topic("bad".into()));
+    let told = climate.processes.iter().map(|p| {
+        let when = p.when.as_ref().map(|w| w.as_str());
+        format!("{} {} {:?} {:?} {:?}", p.kind, p.process.told(), when, p.on_fail, p.retry.count)
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            r#"annotate annotate 1 None Topic("bad") Some(2)"#,
+            r#"annotate annotate#2 0 Some("true") Continue Some(2)"#,
+            r#"annotate third 0 None Topic("bad") Some(2)"#,
+        ]
+    );
+    assert_eq!(climate.settings.start, Start::Newest);
+    assert_eq!(climate.writes, ["bad", "bad"]);
     let cloud = &plan.sinks[0];
     assert_eq!(cloud.from, ["bad", "both", "climate"]);
     assert_eq!((cloud.common.batch.max, cloud.common.retry.max.to_string().as_str()), (10, "5s"));
@@ -501,7 +511,7 @@ fn names_lead_somewhere() {
             ],
         ),
         (
-            r#""a": {"from": ["t", "bad"], "on_fail": {"then": {"topic": "bad"}}}"#,
+            r#""a": {"from": ["t", "bad"], "on_fail": {"topic": "bad"}}"#,
             &["pipelines.a: reads its own output: a → a (f:2:29)"],
         ),
         (
@@ -509,22 +519,28 @@ fn names_lead_somewhere() {
             &["pipelines: expected a name of 1 to 64 letters, digits, `_`, `.` and `-`, found `a b` (f:2:15)"],
         ),
         (
-            r#""p": {"from": ["t"], "on_fail": {"then": "dea"}}"#,
-            &["pipelines.p.on_fail.then: unknown value `dea`, did you mean `dead`? expected `dead` or `drop` (f:2:56)"],
-        ),
-        (
-            r#""p": {"from": ["t"], "on_fail": {"then": {"topc": "x"}}}"#,
-            &["pipelines.p.on_fail.then: unknown field `topc`, did you mean `topic`? (f:2:57)"],
-        ),
-        (
-            r#""p": {"from": ["t"], "on_fail": {"then": {"topic": "a/b"}}}"#,
+            r#""p": {"from": ["t"], "on_fail": "dea"}"#,
             &[
-                "pipelines.p.on_fail.then.topic: expected a name of 1 to 64 letters, digits, `_`, `.` and `-`, found `a/b` (f:2:66)",
+                "pipelines.p.on_fail: unknown value `dea`, did you mean `dead`? expected `dead`, `drop` or `continue` (f:2:47)",
             ],
         ),
         (
-            r#""p": {"from": ["t"], "on_fail": {"then": 1}}"#,
-            &["pipelines.p.on_fail.then: expected `dead`, `drop` or an object, found a number (f:2:56)"],
+            r#""p": {"from": ["t"], "on_fail": {"topc": "x"}}"#,
+            &["pipelines.p.on_fail: unknown field `topc`, did you mean `topic`? (f:2:48)"],
+        ),
+        (
+            r#""p": {"from": ["t"], "on_fail": {"topic": "a/b"}}"#,
+            &[
+                "pipelines.p.on_fail.topic: expected a name of 1 to 64 letters, digits, `_`, `.` and `-`, found `a/b` (f:2:57)",
+            ],
+        ),
+        (
+            r#""p": {"from": ["t"], "on_fail": 1}"#,
+            &["pipelines.p.on_fail: expected `dead`, `drop`, `continue` or an object, found a number (f:2:47)"],
+        ),
+        (
+            r#""p": {"from": ["t"], "processes": [{"type": "annotate", "set": {}}, {"type": "annotate", "name": "annotate", "set": {}}]}"#,
+            &["pipelines.p.processes[1].name: another process of the pipeline is called `annotate` (f:2:112)"],
         ),
         (
             r#""p": {"from": ["t"], "processes": [{"type": "annotate", "set": {}}, {"type": "anotate"}, {"set": {}}, 3]}"#,
@@ -613,7 +629,7 @@ fn the_schema_is_whole_and_documented() {
         "Keep",
         "Batch",
         "Retry",
-        "OnFail",
+        "Attempts",
         "pipeline",
     ] {
         let properties = schema["$defs"][own]["properties"].as_object().unwrap();
@@ -679,7 +695,7 @@ fn what_comes_from_outside_is_never_shown() {
         cloud(r#""type": "http", "url": "${URL}", "start": "${SECRET}""#),
         cloud(r#""type": "http", "url": "${URL}", "batch": {"wait": "${SECRET}"}"#),
         pipelines(
-            r#""p": {"from": ["${PIPE}", "t", "${PIPE}"], "to": ["${SECRET}"], "on_fail": {"then": {"topic": "/${SECRET}"}}}"#,
+            r#""p": {"from": ["${PIPE}", "t", "${PIPE}"], "to": ["${SECRET}"], "on_fail": {"topic": "/${SECRET}"}}"#,
         ),
     ] {
         let told = errors(&text).join("\n");

@@ -1,59 +1,345 @@
 //! A pipeline's processes, one after another, over one event.
 
+use super::{links::Links, meter::Meter, time::Time};
 use crate::{
-    config::{OnFail, Then},
+    config::{Attempts, OnFail, PipelinePlan, PipelineSettings, ProcessPlan},
     event::Event,
+    expr::Expr,
     fault::Fault,
-    kind::{Cx, Memory, Process},
+    kind::{Cx, Memory, Outside, Process, Timer, side_topic},
 };
-use std::sync::Arc;
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-/// The processes of one pipeline. Synchronous: it is given the time and touches nothing outside.
+/// The kind that cuts a pipeline in two.
+const CHECKPOINT: &str = "checkpoint";
+
+/// The processes of one pipeline, or of the part of one between two checkpoints.
 pub(super) struct Chain {
-    /// The pipeline's name, which is the topic of its output.
+    /// The consumer: `pipelines.NAME`; behind a checkpoint `pipelines.NAME/CHECKPOINT`.
+    pub name: String,
+    /// The topics it reads.
+    pub from: Vec<String>,
+    /// The topic of its output: the pipeline's name, or what leads to its next part.
     pub topic: Arc<str>,
-    pub processes: Vec<(String, Box<dyn Process>)>,
-    pub retries: u32,
-    pub then: Then,
+    /// Other topics that the pipeline writes.
+    pub writes: Vec<String>,
+    /// As configured; `from` is only the first part's.
+    pub settings: Arc<PipelineSettings>,
+    pub time: Time,
+    pub links: Links,
+    pipeline: Arc<str>,
+    stages: Vec<Stage>,
+}
+
+/// A process with what the runtime does around it.
+struct Stage {
+    process: Box<dyn Process>,
+    kind: &'static str,
+    when: Option<Expr>,
+    retry: Attempts,
+    on_fail: OnFail,
+    meter: Arc<Meter>,
+    /// `pipelines.NAME.PROCESS`
+    link: String,
 }
 
 /// What an event turned into.
 #[derive(Default)]
 pub(super) struct Effect {
-    /// Events for the pipeline's own topic.
+    /// Events for the chain's own topic.
     pub out: Vec<Event>,
     /// Events for other topics.
     pub sent: Vec<(Arc<str>, Event)>,
 }
 
-/// Which process gave up an event, and why.
+/// Why an event did not get through. It left no trace in the memory and the effect.
+pub(super) enum Unfinished {
+    /// A process gave it up.
+    Failed(Failure),
+    /// It has to wait, and what was done before it should not.
+    Later,
+}
+
+/// Which process gave up an event, why, and what is to happen now.
+#[derive(Clone)]
 pub(super) struct Failure {
-    pub process: String,
-    pub fault: Fault,
+    pub process: Arc<str>,
+    pub reason: String,
+    pub on_fail: OnFail,
+}
+
+/// How long an event may wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as it takes.
+    Endless,
+    /// Only as long as the configuration says; not without limit: something that is done waits to be committed.
+    Short,
+    /// As `Short`, but then it is failed: who sent it waits for an answer.
+    Answer,
+}
+
+/// What an event is run with.
+pub(super) struct Run<'a> {
+    pub memory: &'a mut Memory,
+    pub effect: &'a mut Effect,
+    pub patience: Patience,
 }
 
 impl Chain {
-    pub fn new(name: &str, processes: Vec<(String, Box<dyn Process>)>, on_fail: &OnFail) -> Self {
-        Chain { topic: name.into(), processes, retries: on_fail.retry, then: on_fail.then.clone() }
+    /// The chain of a pipeline or, if it has checkpoints, those of its parts in the order of flow.
+    pub fn parts(plan: PipelinePlan<dyn Process>, time: &Time, links: &Links) -> Vec<Chain> {
+        let pipeline: Arc<str> = plan.name.as_str().into();
+        let settings = Arc::new(plan.settings);
+        let part = |name: &str, from: Vec<String>| Chain {
+            name: format!("pipelines.{name}"),
+            from,
+            topic: pipeline.clone(),
+            writes: plan.writes.clone(),
+            settings: settings.clone(),
+            time: time.clone(),
+            links: links.clone(),
+            pipeline: pipeline.clone(),
+            stages: Vec::new(),
+        };
+        let mut parts = Vec::new();
+        let mut chain = part(&pipeline, settings.from.clone());
+        for process in plan.processes {
+            if process.kind == CHECKPOINT {
+                let between = side_topic(&pipeline, &process.name);
+                chain.topic = between.as_str().into();
+                let behind = part(&between, vec![between.clone()]);
+                parts.push(std::mem::replace(&mut chain, behind));
+            } else {
+                chain.stages.push(Stage::new(&pipeline, process));
+            }
+        }
+        parts.push(chain);
+        parts
     }
 
-    /// Runs one event through and adds what comes of it to `effect`; a failure adds nothing.
-    pub fn run(&self, event: Event, now: i64, effect: &mut Effect) -> Result<(), Failure> {
-        let before = effect.sent.len();
-        let mut memory = Memory::default();
-        let mut stage = vec![event];
-        for (at, (label, process)) in self.processes.iter().enumerate() {
-            let mut next = Vec::with_capacity(stage.len());
-            for event in stage {
-                let mut cx = Cx { now, out: &mut next, sent: &mut effect.sent, memory: &mut memory, at };
-                if let Err(fault) = process.process(event, &mut cx) {
-                    effect.sent.truncate(before);
-                    return Err(Failure { process: label.clone(), fault });
+    /// What its processes remember: nothing yet.
+    pub fn memory(&self) -> Memory {
+        let processes: Vec<_> = self.stages.iter().map(|stage| (&*stage.meter.name, stage.kind)).collect();
+        Memory::new(&self.pipeline, &processes, self.settings.state.bytes())
+    }
+
+    /// The counters of its processes.
+    pub fn meters(&self) -> impl Iterator<Item = &Arc<Meter>> {
+        self.stages.iter().map(|stage| &stage.meter)
+    }
+
+    /// Whether any process remembers something, so that events are done one by one.
+    pub fn keeps_state(&self) -> bool {
+        self.stages.iter().any(|stage| stage.process.keeps_state())
+    }
+
+    pub fn all(&self) -> Range<usize> {
+        0..self.stages.len()
+    }
+
+    /// How many of its first processes may run for several events at once: up to the last one that reaches outside,
+    /// unless one before that remembers something, which must see the events one by one.
+    pub fn side_by_side(&self) -> usize {
+        let front = self.stages.iter().rposition(|s| s.process.outside().is_some()).map_or(0, |last| last + 1);
+        let stateless = self.stages[..front].iter().all(|s| !s.process.keeps_state());
+        if self.settings.workers > 1 && stateless { front } else { 0 }
+    }
+
+    /// Runs events through some of the processes. What it changed is taken back if it does not get through.
+    pub async fn run(
+        &self,
+        range: Range<usize>,
+        events: Vec<Event>,
+        run: &mut Run<'_>,
+    ) -> Result<Vec<Event>, Unfinished> {
+        let (savepoint, before) = (run.memory.savepoint(), run.effect.sent.len());
+        let mut events = events;
+        for at in range {
+            let mut next = Vec::with_capacity(events.len());
+            for event in events {
+                if let Err(unfinished) = self.stages[at].run(at, event, &mut next, run, self).await {
+                    run.memory.rollback(savepoint);
+                    run.effect.sent.truncate(before);
+                    return Err(unfinished);
                 }
             }
-            stage = next;
+            events = next;
         }
-        effect.out.append(&mut stage);
+        Ok(events)
+    }
+
+    /// Runs one event through the whole chain.
+    pub async fn event(&self, event: Event, run: &mut Run<'_>) -> Result<(), Unfinished> {
+        let mut out = self.run(self.all(), vec![event], run).await?;
+        run.effect.out.append(&mut out);
         Ok(())
+    }
+
+    /// Tells a process that a timer of its has come. Gives what it emitted, for the processes from `at + 1` on.
+    pub fn fire(&self, at: usize, timer: Timer, run: &mut Run<'_>) -> Vec<Event> {
+        self.call(at, run, |process, cx| process.timer(timer, cx))
+    }
+
+    /// Tells a process that no more events will come.
+    pub fn finish(&self, at: usize, run: &mut Run<'_>) -> Vec<Event> {
+        self.call(at, run, |process, cx| process.finish(cx))
+    }
+
+    fn call(
+        &self,
+        at: usize,
+        run: &mut Run<'_>,
+        call: impl FnOnce(&dyn Process, &mut Cx<'_>) -> Result<(), Fault>,
+    ) -> Vec<Event> {
+        let Some(stage) = self.stages.get(at) else { return Vec::new() };
+        let (savepoint, before, mut out) = (run.memory.savepoint(), run.effect.sent.len(), Vec::new());
+        let mut cx = run.cx(self.time.now(), at, &mut out);
+        if let Err(fault) = call(&*stage.process, &mut cx) {
+            run.memory.rollback(savepoint);
+            run.effect.sent.truncate(before);
+            stage.meter.failed.fetch_add(1, Relaxed);
+            log::warn!("{}: without an event: {fault}", stage.link);
+            return Vec::new();
+        }
+        stage.meter.emitted.fetch_add(out.len() as u64, Relaxed);
+        out
+    }
+}
+
+impl Run<'_> {
+    fn cx<'b>(&'b mut self, now: i64, at: usize, out: &'b mut Vec<Event>) -> Cx<'b> {
+        Cx { now, out, sent: &mut self.effect.sent, memory: self.memory, at }
+    }
+}
+
+impl Stage {
+    fn new(pipeline: &str, plan: ProcessPlan<dyn Process>) -> Stage {
+        Stage {
+            link: format!("pipelines.{pipeline}.{}", plan.name),
+            meter: Arc::new(Meter::new(&plan.name)),
+            process: plan.process,
+            kind: plan.kind,
+            when: plan.when,
+            retry: plan.retry,
+            on_fail: plan.on_fail,
+        }
+    }
+
+    /// Runs one event through and adds what goes on to `next`.
+    async fn run(
+        &self,
+        at: usize,
+        event: Event,
+        next: &mut Vec<Event>,
+        run: &mut Run<'_>,
+        chain: &Chain,
+    ) -> Result<(), Unfinished> {
+        let begun = self.meter.begin(self.process.outside().is_some());
+        let (savepoint, sent, made) = (run.memory.savepoint(), run.effect.sent.len(), next.len());
+        let unchanged = (self.on_fail == OnFail::Continue).then(|| event.clone());
+        let done = match self.when.as_ref().map_or(Ok(true), |when| when.test(&event)) {
+            Ok(true) => self.work(at, event, next, run, chain).await,
+            Ok(false) => {
+                self.meter.skipped.fetch_add(1, Relaxed);
+                next.extend((!self.process.stops()).then_some(event));
+                return Ok(());
+            }
+            Err(error) => Err(self.failed(Fault::reject(format!("when: {error}")))),
+        };
+        self.meter.end(begun);
+        match (done, unchanged) {
+            (Ok(()), _) => {}
+            (Err(Unfinished::Failed(_)), Some(event)) => {
+                run.memory.rollback(savepoint);
+                run.effect.sent.truncate(sent);
+                next.truncate(made);
+                next.push(event);
+            }
+            (Err(unfinished), _) => return Err(unfinished),
+        }
+        self.meter.emitted.fetch_add((next.len() - made) as u64, Relaxed);
+        Ok(())
+    }
+
+    async fn work(
+        &self,
+        at: usize,
+        mut event: Event,
+        next: &mut Vec<Event>,
+        run: &mut Run<'_>,
+        chain: &Chain,
+    ) -> Result<(), Unfinished> {
+        if let Some(outside) = self.process.outside() {
+            self.reach(outside, &mut event, run.patience, chain).await?;
+        }
+        let (savepoint, sent, made) = (run.memory.savepoint(), run.effect.sent.len(), next.len());
+        loop {
+            // Only one that counts what has passed can say that it is too early for this one.
+            let again = self.process.keeps_state().then(|| event.clone());
+            let fault = match self.process.process(event, &mut run.cx(chain.time.now(), at, next)) {
+                Ok(()) => return Ok(()),
+                Err(fault) => fault,
+            };
+            let (Fault::RetryAfter(wait, _), Some(same)) = (&fault, again) else { return Err(self.failed(fault)) };
+            if run.patience == Patience::Short {
+                return Err(Unfinished::Later);
+            }
+            run.memory.rollback(savepoint);
+            run.effect.sent.truncate(sent);
+            next.truncate(made);
+            chain.time.wait(*wait).await;
+            event = same;
+        }
+    }
+
+    /// Does what is outside, again and again as configured.
+    async fn reach(
+        &self,
+        outside: &dyn Outside,
+        event: &mut Event,
+        patience: Patience,
+        chain: &Chain,
+    ) -> Result<(), Unfinished> {
+        let (mut wait, mut tries) = (self.retry.initial.0, 0);
+        loop {
+            let fault = match outside.reach(event).await {
+                Ok(()) => {
+                    chain.links.up(&self.link);
+                    return Ok(());
+                }
+                Err(fault) => fault,
+            };
+            let again = match (self.retry.count, &fault) {
+                (Some(count), _) => tries < count,
+                (None, Fault::Retry(_) | Fault::RetryAfter(..)) => patience != Patience::Answer,
+                (None, Fault::Reject(_) | Fault::Fatal(_)) => false,
+            };
+            if !again {
+                return Err(self.failed(fault));
+            }
+            tries += 1;
+            self.meter.retried.fetch_add(1, Relaxed);
+            chain.links.down(&self.link, &fault.to_string());
+            if self.retry.count.is_none() && patience == Patience::Short {
+                return Err(Unfinished::Later);
+            }
+            let asked = if let Fault::RetryAfter(asked, _) = fault { asked } else { Duration::ZERO };
+            chain.time.wait(wait.max(asked.min(self.retry.max.0))).await;
+            wait = wait.mul_f64(self.retry.factor).min(self.retry.max.0);
+        }
+    }
+
+    fn failed(&self, fault: Fault) -> Unfinished {
+        self.meter.failed.fetch_add(1, Relaxed);
+        Unfinished::Failed(Failure {
+            process: self.meter.name.clone(),
+            reason: fault.to_string(),
+            on_fail: self.on_fail.clone(),
+        })
     }
 }

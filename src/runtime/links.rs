@@ -36,6 +36,12 @@ impl Links {
         }
     }
 
+    /// What is down, and why.
+    pub fn reasons(&self) -> Vec<(String, String)> {
+        let links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        links.iter().map(|(name, down)| (name.clone(), down.reason.clone())).collect()
+    }
+
     /// Names of what is down.
     pub fn all_down(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()

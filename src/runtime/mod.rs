@@ -4,10 +4,14 @@ mod backoff;
 mod chain;
 mod flow;
 mod links;
+mod meter;
 mod pipeline;
 mod sink;
 mod source;
 mod status;
+mod step;
+mod time;
+mod window;
 
 pub use flow::Flow;
 
@@ -19,17 +23,12 @@ use crate::{
 };
 use chain::Chain;
 use links::Links;
-use std::{
-    collections::BTreeMap,
-    io::IsTerminal,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
+use time::Time;
 use tokio::{
-    sync::{Mutex, mpsc, watch},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time,
 };
 
 /// A gateway ready to be started.
@@ -54,13 +53,19 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
 
     let mut outlets = JoinSet::new();
     let mut pipelines = JoinSet::new();
+    let mut meters = Vec::new();
+    let mut finishers = Vec::new();
     let before: Option<Arc<dyn Before>> = if stateless {
-        let flow = Arc::new(flow(plan.pipelines, plan.sinks));
+        let flow = Arc::new(Flow::new(plan.pipelines, plan.sinks));
         outlets.spawn(flow.clone().keep_alive(stopping.clone()));
         Some(flow)
     } else {
         start_sinks(plan.sinks, &store, &links, &fatal, &stopping, &mut outlets).await?;
-        start_pipelines(plan.pipelines, &store, &links, &stopping, &mut pipelines).await?;
+        let chains = plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &Time::Wall, &links));
+        for chain in in_order(chains.collect()) {
+            meters.push((chain.name.clone(), chain.meters().cloned().collect()));
+            finishers.push(start_pipeline(chain, &store, &stopping, &mut pipelines).await?);
+        }
         warn_of_strangers(&store);
         None
     };
@@ -75,9 +80,9 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
     }
     log::info!("running");
     let ended = tokio::select! {
-        () = signals.next() => Ok(()),
+        () = signals.next(|| status::report(&store, &links, &meters)) => Ok(()),
         Some(failure) = failures.recv() => Err(anyhow::anyhow!(failure)),
-        ended = sources_ended(&mut sources, &store, bounded) => ended,
+        ended = sources_ended(&mut sources, &store, &finishers, bounded) => ended,
         failure = panicked(&mut pipelines) => Err(failure),
         failure = panicked(&mut outlets) => Err(failure),
     };
@@ -89,11 +94,12 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
         while outlets.join_next().await.is_some() {}
     };
     tokio::select! {
-        _ = time::timeout(STOP, orderly) => {}
-        () = signals.next() => log::warn!("second signal: not waiting for deliveries in progress"),
+        _ = tokio::time::timeout(STOP, orderly) => {}
+        () = signals.next(|| {}) => log::warn!("second signal: not waiting for deliveries in progress"),
     }
     store.close().await;
     if !stateless {
+        status::processes(&meters);
         log::info!("stopped: {}", status::summary(&store, &links));
     }
     ended
@@ -106,18 +112,51 @@ async fn quiet_end(work: impl Future<Output = ()>, mut stop: watch::Receiver<boo
     }
 }
 
-/// Until every source has ended and, if that is their nature, every consumer is done with everything.
-async fn sources_ended(sources: &mut JoinSet<()>, store: &Store, bounded: bool) -> anyhow::Result<()> {
+/// Until every source has ended and, if that is their nature, every consumer is done with everything. Then each pipeline,
+/// in the order of flow, emits what its processes still hold.
+async fn sources_ended(
+    sources: &mut JoinSet<()>,
+    store: &Store,
+    finishers: &[mpsc::Sender<oneshot::Sender<()>>],
+    bounded: bool,
+) -> anyhow::Result<()> {
     while let Some(ended) = sources.join_next().await {
         ended?;
     }
     if !bounded {
         std::future::pending::<()>().await;
     }
-    while store.ledger().iter().any(|row| row.queued > 0 && is_ours(&row.consumer)) {
-        time::sleep(DRAINED).await;
+    drained(store).await;
+    for finisher in finishers {
+        let (done, finished) = oneshot::channel();
+        if finisher.send(done).await.is_ok() {
+            finished.await.ok();
+        }
+        drained(store).await;
     }
     Ok(())
+}
+
+/// Until every consumer of this configuration is done with everything.
+async fn drained(store: &Store) {
+    let known = store.registered();
+    while store.ledger().iter().any(|row| row.queued > 0 && is_ours(&row.consumer) && known.contains(&row.consumer)) {
+        tokio::time::sleep(DRAINED).await;
+    }
+}
+
+/// Chains in an order in which none comes before one whose events it reads.
+fn in_order(mut chains: Vec<Chain>) -> Vec<Chain> {
+    let mut ordered = Vec::new();
+    while !chains.is_empty() {
+        let feeds = |from: &Chain, to: &Chain| {
+            from.name != to.name && to.from.iter().any(|topic| **topic == *from.topic || from.writes.contains(topic))
+        };
+        // The configuration has no circles; a chain that writes what only its own later part reads is no reason to wait.
+        let first = chains.iter().position(|to| !chains.iter().any(|from| feeds(from, to)));
+        ordered.push(chains.remove(first.unwrap_or(0)));
+    }
+    ordered
 }
 
 /// Until a task panics, which is a defect: the gateway ends and is started again, as after a crash.
@@ -169,19 +208,6 @@ fn fields(source: &SourcePlan<dyn Source>) -> anyhow::Result<Fields> {
     })
 }
 
-/// Pipelines and sinks without a store.
-pub fn flow(pipelines: Vec<config::PipelinePlan<dyn Process>>, sinks: Vec<SinkPlan<dyn Sink>>) -> Flow {
-    let stages = pipelines
-        .into_iter()
-        .map(|p| flow::Stage { from: p.from, chain: Chain::new(&p.name, p.processes, &p.on_fail) })
-        .collect();
-    let drains = sinks
-        .into_iter()
-        .map(|s| flow::Drain { name: format!("sinks.{}", s.name), from: s.from, sink: Mutex::new(s.sink) })
-        .collect();
-    Flow { stages, drains, store: fastrand::u64(..), seq: AtomicU64::new(1) }
-}
-
 fn names(topics: &[String]) -> Vec<Arc<str>> {
     topics.iter().map(|t| Arc::from(t.as_str())).collect()
 }
@@ -219,27 +245,26 @@ async fn start_sinks(
     Ok(())
 }
 
-async fn start_pipelines(
-    pipelines: Vec<config::PipelinePlan<dyn Process>>,
+/// Starts a chain with what it remembered; what is given back asks it to emit what it holds.
+async fn start_pipeline(
+    chain: Chain,
     store: &Store,
-    links: &Links,
     stop: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
-) -> anyhow::Result<()> {
-    for plan in pipelines {
-        let (name, topics) = (format!("pipelines.{}", plan.name), names(&plan.from));
-        let consumer = store.consumer(&name, &topics, start_of(plan.start)).await?;
-        let pipeline = pipeline::Pipeline {
-            name,
-            chain: Chain::new(&plan.name, plan.processes, &plan.on_fail),
-            links: links.clone(),
-            consumer,
-            reader: store.reader(consumer, &topics),
-            store: store.clone(),
-        };
-        tasks.spawn(pipeline.run(stop.clone()));
+) -> anyhow::Result<mpsc::Sender<oneshot::Sender<()>>> {
+    let topics = names(&chain.from);
+    let consumer = store.consumer(&chain.name, &topics, start_of(chain.settings.start)).await?;
+    let mut memory = chain.memory();
+    let owners: Vec<String> = memory.owners().map(str::to_owned).collect();
+    for (at, owner) in owners.iter().enumerate() {
+        memory.load(at, store.state(owner, b"", usize::MAX).await?, store.timers(owner, usize::MAX).await?);
     }
-    Ok(())
+    let (finisher, finish) = mpsc::channel(1);
+    let reader = store.reader(consumer, &topics);
+    let chain = Arc::new(chain);
+    let pipeline = pipeline::Pipeline { chain, consumer, reader, store: store.clone(), memory, finish };
+    tasks.spawn(pipeline.run(stop.clone()));
+    Ok(finisher)
 }
 
 /// Consumers that the configuration no longer names keep what they have not passed: a renamed sink must not lose its
@@ -255,22 +280,30 @@ fn warn_of_strangers(store: &Store) {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT, and SIGUSR1 for a report.
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    report: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            report: signal(SignalKind::user_defined1())?,
+        })
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+    /// Until it is time to stop.
+    async fn next(&mut self, report: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.report.recv() => report(),
+            }
         }
     }
 }

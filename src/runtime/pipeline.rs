@@ -1,166 +1,264 @@
-//! Reads a batch, runs the chain, commits the step whole: cursor, outputs and dead letters in one transaction.
+//! Reads events, runs the chain, commits steps whole: cursor, outputs, dead letters, state and timers in one transaction.
 
 use super::{
-    chain::{Chain, Effect, Failure},
-    links::Links,
+    chain::{Chain, Effect, Patience, Run, Unfinished},
+    step::Made,
+    window::Window,
 };
 use crate::{
-    clock,
-    config::Then,
-    event::{Batch, Event},
-    fault::Fault,
-    store::{Append, Dead, Lot, Move, Reader, Refusal, Step, Store},
+    event::Event,
+    kind::Memory,
+    store::{Lot, Reader, Refusal, Step, Store},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, timeout},
+};
 
 /// Events and bytes that one step works on: bounds memory, and what is done again after a crash.
 const EVENTS: usize = 2048;
 const BYTES: usize = 512 * 1024;
+/// A step that takes longer is committed as far as it is.
+const LONGEST: Duration = Duration::from_millis(200);
 /// How long to wait when the store refuses a step.
 const REFUSED: Duration = Duration::from_millis(500);
-/// How long to wait before a process is tried again with an event that it could not do now; it doubles, up to 5 s.
-const RETRY: Duration = Duration::from_millis(100);
+/// Timers that one step works on.
+const TIMERS: usize = 1024;
+/// The wall clock may be set at any time: a timer is late by so much at most.
+const LOOK: Duration = Duration::from_millis(500);
+/// What is outside may take this long to come back after the stop is signalled.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What a pipeline is asked, once every source has ended and everything is through: to emit what it still holds.
+pub(super) type Finish = mpsc::Receiver<oneshot::Sender<()>>;
 
 pub(super) struct Pipeline {
-    /// `pipelines.NAME`, which is also the consumer's name.
-    pub name: String,
-    pub chain: Chain,
-    pub links: Links,
+    pub chain: Arc<Chain>,
     pub consumer: u32,
     pub reader: Reader,
     pub store: Store,
+    pub memory: Memory,
+    pub finish: Finish,
+}
+
+/// Why a pipeline goes on.
+enum Woken {
+    Stop,
+    Timer,
+    Finish(oneshot::Sender<()>),
+    Lot(Result<Lot, Refusal>),
 }
 
 impl Pipeline {
-    /// Until the stop is signalled; the step in progress is finished.
+    /// Until the stop is signalled; the step in progress is finished, as far as it can be in a few seconds.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let apart = self.chain.side_by_side();
+        if apart > 0 {
+            return Window::new(self, apart).run(stop).await;
+        }
         loop {
-            let lot = tokio::select! {
+            let woken = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                lot = self.reader.next(EVENTS, BYTES) => lot,
+                _ = stop.wait_for(|stop| *stop) => Woken::Stop,
+                () = due(&self.chain, &self.memory) => Woken::Timer,
+                Some(done) = self.finish.recv() => Woken::Finish(done),
+                lot = self.reader.next(EVENTS, BYTES) => Woken::Lot(lot),
             };
-            let done = match lot {
-                Ok(lot) => {
-                    let (lane, from) = (lot.lane, lot.from);
-                    let step = self.step(lot).await;
-                    self.commit(step, lane, from, &mut stop).await
-                }
-                Err(Refusal::Closed) => return,
-                Err(refusal) => {
-                    self.links.down(&self.name, &refusal.to_string());
-                    tokio::time::sleep(REFUSED).await;
-                    true
-                }
+            let on = match woken {
+                Woken::Stop => false,
+                Woken::Timer => self.timers(&mut stop).await,
+                Woken::Finish(done) => self.end(done, &mut stop).await,
+                Woken::Lot(Ok(lot)) => self.lot(lot, &mut stop).await,
+                Woken::Lot(Err(refusal)) => self.refused(&refusal, &mut stop).await,
             };
-            if !done {
+            if !on {
                 return;
             }
         }
     }
 
-    /// Commits a step; if the store refuses it, the batch is read again. Gives whether to go on.
-    async fn commit(&mut self, step: Step, lane: u16, from: u64, stop: &mut watch::Receiver<bool>) -> bool {
-        if step.appends.is_empty() && step.dead.is_empty() {
-            return self.store.ride(step).is_ok();
+    /// Runs events one by one and commits; gives whether to go on.
+    async fn lot(&mut self, lot: Lot, stop: &mut watch::Receiver<bool>) -> bool {
+        let (begun, mut made, mut effect) = (Instant::now(), Made::default(), Effect::default());
+        let (lane, from) = (lot.lane, lot.from);
+        let mut to = from;
+        if let Some(stored) = lot.broken {
+            made.moved(self.consumer, lane, lot.to).dead = lot.to - from;
+            made.broken(&self.chain.name, from, lot.to, stored);
+            to = lot.to;
         }
-        match self.store.commit(step).await {
-            Ok(_) => self.links.up(&self.name),
-            Err(Refusal::Closed) => return false,
-            Err(refusal) => {
-                self.links.down(&self.name, &refusal.to_string());
-                self.reader.rewind(lane, from);
-                return tokio::time::timeout(REFUSED, stop.wait_for(|stop| *stop)).await.is_err();
+        for event in lot.events {
+            if to > from && begun.elapsed() > LONGEST {
+                break;
+            }
+            let patience = if to == from { Patience::Endless } else { Patience::Short };
+            match self.attempt(&event, patience, &mut effect, stop).await {
+                Ok(()) => {
+                    let stopped = effect.out.is_empty() && effect.sent.is_empty();
+                    made.moved(self.consumer, lane, event.seq + 1).stopped += u64::from(stopped);
+                    made.take(&self.chain.topic, &mut effect);
+                }
+                Err(Unfinished::Failed(failure)) => {
+                    let dead = made.fail(&self.chain.name, &event, &failure);
+                    made.moved(self.consumer, lane, event.seq + 1).dead += u64::from(dead);
+                }
+                Err(Unfinished::Later) => break,
+            }
+            to = event.seq + 1;
+        }
+        if to < lot.to {
+            self.reader.rewind(lane, to);
+        }
+        let step = made.finish();
+        if step.moves.is_empty() {
+            return true;
+        }
+        let (on, committed) = self.commit(step, stop).await;
+        if !committed {
+            self.reader.rewind(lane, from);
+        }
+        on
+    }
+
+    /// Runs one event through. At the stop it is dropped where it is, after a while.
+    async fn attempt(
+        &mut self,
+        event: &Event,
+        patience: Patience,
+        effect: &mut Effect,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Unfinished> {
+        let savepoint = self.memory.savepoint();
+        let mut run = Run { memory: &mut self.memory, effect, patience };
+        let done = tokio::select! {
+            biased;
+            done = self.chain.event(event.clone(), &mut run) => Some(done),
+            () = stopped(stop) => None,
+        };
+        done.unwrap_or_else(|| {
+            self.memory.rollback(savepoint);
+            effect.out.clear();
+            effect.sent.clear();
+            Err(Unfinished::Later)
+        })
+    }
+
+    /// Calls the processes whose timers are due, and commits.
+    pub async fn timers(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
+        let mut made = Made::default();
+        for _ in 0..TIMERS {
+            let savepoint = self.memory.savepoint();
+            let Some((at, timer)) = self.memory.take_due(self.chain.time.now()) else { break };
+            let mut effect = Effect::default();
+            let mut run = Run { memory: &mut self.memory, effect: &mut effect, patience: Patience::Endless };
+            let events = self.chain.fire(at, timer, &mut run);
+            made.take(&self.chain.topic, &mut effect);
+            if !self.rest(at + 1, events, &mut made, stop).await {
+                self.memory.rollback(savepoint); // the timer is set again: it comes after the next start
+                return false;
+            }
+        }
+        self.commit(made.finish(), stop).await.0
+    }
+
+    /// Emits what the processes hold, and commits.
+    pub async fn end(&mut self, done: oneshot::Sender<()>, stop: &mut watch::Receiver<bool>) -> bool {
+        let mut made = Made::default();
+        for at in self.chain.all() {
+            let mut effect = Effect::default();
+            let mut run = Run { memory: &mut self.memory, effect: &mut effect, patience: Patience::Endless };
+            let events = self.chain.finish(at, &mut run);
+            made.take(&self.chain.topic, &mut effect);
+            if !self.rest(at + 1, events, &mut made, stop).await {
+                self.memory.rollback(0);
+                return false;
+            }
+        }
+        let (on, committed) = self.commit(made.finish(), stop).await;
+        if committed {
+            done.send(()).ok();
+        }
+        on
+    }
+
+    /// Runs what a process emitted on its own through those after it; false at the stop.
+    async fn rest(
+        &mut self,
+        from: usize,
+        events: Vec<Event>,
+        made: &mut Made,
+        stop: &mut watch::Receiver<bool>,
+    ) -> bool {
+        for event in events {
+            let mut effect = Effect::default();
+            let mut run = Run { memory: &mut self.memory, effect: &mut effect, patience: Patience::Endless };
+            let range = from..self.chain.all().end;
+            let done = tokio::select! {
+                biased;
+                done = self.chain.run(range, vec![event.clone()], &mut run) => done,
+                () = stopped(stop) => return false,
+            };
+            match done {
+                Ok(out) => {
+                    effect.out = out;
+                    made.take(&self.chain.topic, &mut effect);
+                }
+                Err(Unfinished::Failed(failure)) => {
+                    made.fail(&self.chain.name, &event, &failure);
+                }
+                Err(Unfinished::Later) => return false,
             }
         }
         true
     }
 
-    async fn step(&self, lot: Lot) -> Step {
-        let mut made = Made::default();
-        let mut moved = Move { consumer: self.consumer, lane: lot.lane, to: lot.to, ..Move::default() };
-        let now = clock::wall_ms();
-        if let Some(stored) = lot.broken {
-            moved.dead = lot.to - lot.from;
-            made.step.dead.push(broken(&self.name, lot.from, lot.to, stored));
+    /// Commits a step with what the memory changed; gives whether to go on, and whether it is committed. If it is not, the
+    /// memory is as before it.
+    pub async fn commit(&mut self, mut step: Step, stop: &mut watch::Receiver<bool>) -> (bool, bool) {
+        (step.state, step.timers) = self.memory.changes();
+        let silent = step.appends.is_empty() && step.dead.is_empty();
+        if silent && step.state.is_empty() && step.timers.is_empty() {
+            let rides = step.moves.is_empty() || self.store.ride(step).is_ok();
+            return (rides, rides);
         }
-        let mut effect = Effect::default();
-        for event in lot.events {
-            let before = (effect.out.len(), effect.sent.len());
-            if let Err(failure) = self.attempt(&event, now, &mut effect).await {
-                match &self.chain.then {
-                    Then::Drop => moved.dead += 1,
-                    Then::Topic(topic) => made.push(&Arc::from(topic.as_str()), &event),
-                    Then::Dead => {
-                        moved.dead += 1;
-                        made.step.dead.push(letter(&self.name, &event, &failure));
-                    }
-                }
-            } else if before == (effect.out.len(), effect.sent.len()) {
-                moved.stopped += 1;
+        match self.store.commit(step).await {
+            Ok(_) => {
+                self.memory.settle();
+                self.chain.links.up(&self.chain.name);
+                (true, true)
+            }
+            Err(refusal) => {
+                self.memory.rollback(0);
+                (self.refused(&refusal, stop).await, false)
             }
         }
-        made.push_all(&self.chain.topic, &effect);
-        made.step.moves.push(moved);
-        made.step.appends =
-            made.outputs.into_iter().map(|((topic, priority), batch)| Append { topic, priority, batch }).collect();
-        made.step
     }
 
-    /// Runs the chain, again after a `Retry` as often as `on_fail` says.
-    async fn attempt(&self, event: &Event, now: i64, effect: &mut Effect) -> Result<(), Failure> {
-        let mut wait = RETRY;
-        for _ in 0..self.chain.retries {
-            match self.chain.run(event.clone(), now, effect) {
-                Err(Failure { fault: Fault::Retry(_) | Fault::RetryAfter(..), .. }) => tokio::time::sleep(wait).await,
-                done => return done,
-            }
-            wait = (wait * 2).min(Duration::from_secs(5));
+    /// Waits before the store is asked again; gives whether to go on.
+    pub async fn refused(&self, refusal: &Refusal, stop: &mut watch::Receiver<bool>) -> bool {
+        if matches!(refusal, Refusal::Closed) {
+            return false;
         }
-        self.chain.run(event.clone(), now, effect)
+        self.chain.links.down(&self.chain.name, &refusal.to_string());
+        timeout(REFUSED, stop.wait_for(|stop| *stop)).await.is_err()
     }
 }
 
-/// A step in the making, its outputs gathered by topic and priority.
-#[derive(Default)]
-struct Made {
-    step: Step,
-    outputs: BTreeMap<(Arc<str>, u8), Batch>,
-}
-
-impl Made {
-    fn push(&mut self, topic: &Arc<str>, event: &Event) {
-        self.outputs.entry((topic.clone(), event.priority)).or_default().push_event(event);
-    }
-
-    fn push_all(&mut self, topic: &Arc<str>, effect: &Effect) {
-        for event in &effect.out {
-            self.push(topic, event);
+/// Until a timer is due.
+pub(super) async fn due(chain: &Chain, memory: &Memory) {
+    let Some(due) = memory.next_due() else { return std::future::pending().await };
+    loop {
+        let ms = due.saturating_sub(chain.time.now());
+        if ms <= 0 {
+            return;
         }
-        for (topic, event) in &effect.sent {
-            self.push(topic, event);
-        }
+        sleep(Duration::from_millis(ms.unsigned_abs()).min(LOOK)).await;
     }
 }
 
-/// The dead letter of an event.
-pub(super) fn letter(consumer: &str, event: &Event, failure: &Failure) -> Dead {
-    let mut body = Vec::new();
-    event.write_envelope(&mut body);
-    Dead {
-        consumer: consumer.to_owned(),
-        topic: event.topic.to_string(),
-        seq: event.seq,
-        event: event.id.text().into_owned(),
-        reason: format!("{}: {}", failure.process, failure.fault),
-        body,
-    }
-}
-
-/// The dead letter of a batch whose CRC does not fit: its bytes as stored.
-pub(super) fn broken(consumer: &str, from: u64, to: u64, body: Vec<u8>) -> Dead {
-    log::error!("{consumer}: events {from} to {} are damaged on disk and were set aside", to - 1);
-    let reason = format!("the checksum of the stored batch of {} events does not fit", to - from);
-    Dead { consumer: consumer.to_owned(), topic: String::new(), seq: from, event: String::new(), reason, body }
+/// Until a while after the stop is signalled.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    stop.wait_for(|stop| *stop).await.ok();
+    sleep(GRACE).await;
 }

@@ -3,9 +3,8 @@
 
 use super::{
     backoff::Backoff,
-    chain::Failure,
     links::Links,
-    pipeline::{broken, letter},
+    step::{broken, letter},
 };
 use crate::{
     config::{Batch, SinkCommon},
@@ -108,8 +107,7 @@ impl Outlet {
                 }
                 Err(fault @ Fault::Reject(_)) => match part {
                     [event] => {
-                        let failure = Failure { process: "refused".into(), fault };
-                        dead.push(letter(&self.name, event, &failure));
+                        dead.push(letter(&self.name, event, format!("refused: {fault}")));
                     }
                     _ => {
                         let middle = range.start + range.len() / 2;

@@ -1,11 +1,11 @@
 //! One line now and then for a person who looks on, and one at the end.
 
-use super::links::Links;
+use super::{links::Links, meter::Meter};
 use crate::{
     budget::Size,
     store::{Ledger, Store},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Four lines a minute.
 const EVERY: Duration = Duration::from_secs(15);
@@ -31,6 +31,38 @@ fn taken(ledger: &[Ledger]) -> u64 {
         *most = row.accepted.max(*most); // a consumer that began later saw fewer
     }
     topics.values().sum()
+}
+
+/// What each process did, by pipeline.
+pub(super) type Meters = [(String, Vec<Arc<Meter>>)];
+
+/// Writes to the log what every consumer has before it, what every process did, and what is down and why.
+pub(super) fn report(store: &Store, links: &Links, meters: &Meters) {
+    for row in store.ledger() {
+        log::info!(
+            "{}: of `{}` delivered {}, queued {}, stopped {}, dead {}",
+            row.consumer,
+            row.topic,
+            row.delivered,
+            row.queued,
+            row.stopped,
+            row.dead
+        );
+    }
+    processes(meters);
+    for (name, reason) in links.reasons() {
+        log::info!("{name}: down: {reason}");
+    }
+    log::info!("{}", summary(store, links));
+}
+
+/// Writes to the log what every process did.
+pub(super) fn processes(meters: &Meters) {
+    for (chain, meters) in meters {
+        for meter in meters {
+            log::info!("{chain}: {}: {meter}", meter.name);
+        }
+    }
 }
 
 /// Where all events are, and what is down.

@@ -1,0 +1,124 @@
+//! Counters and times of one process.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+/// The time of every event that is a multiple of this is taken: reading a clock twice costs as much as a small process.
+const SAMPLE: u64 = 16;
+
+/// What a process did since the start.
+pub(super) struct Meter {
+    /// The process' name.
+    pub name: Arc<str>,
+    taken: AtomicU64,
+    pub emitted: AtomicU64,
+    pub skipped: AtomicU64,
+    pub failed: AtomicU64,
+    pub retried: AtomicU64,
+    /// How many samples took less than 2^index nanoseconds (and not less than half of that), and their sum.
+    times: [AtomicU64; 40],
+    total: AtomicU64,
+}
+
+impl Meter {
+    pub fn new(name: &str) -> Self {
+        let zero = || AtomicU64::new(0);
+        Meter {
+            name: name.into(),
+            taken: zero(),
+            emitted: zero(),
+            skipped: zero(),
+            failed: zero(),
+            retried: zero(),
+            times: std::array::from_fn(|_| zero()),
+            total: zero(),
+        }
+    }
+
+    /// An event comes; gives when, if its time is to be taken.
+    pub fn begin(&self, always: bool) -> Option<Instant> {
+        let before = self.taken.fetch_add(1, Relaxed);
+        (always || before.is_multiple_of(SAMPLE)).then(Instant::now)
+    }
+
+    /// What began then is done.
+    pub fn end(&self, begun: Option<Instant>) {
+        if let Some(begun) = begun {
+            let ns = begun.elapsed().as_nanos().min(u128::from(u64::MAX)) as u64;
+            let bucket = (64 - ns.leading_zeros() as usize).min(self.times.len() - 1);
+            self.times[bucket].fetch_add(1, Relaxed);
+            self.total.fetch_add(ns, Relaxed);
+        }
+    }
+
+    /// Mean, and an upper bound of what 99 of 100 took, in nanoseconds; nothing without a sample.
+    fn latency(&self) -> Option<(u64, u64)> {
+        let counts: Vec<u64> = self.times.iter().map(|t| t.load(Relaxed)).collect();
+        let samples: u64 = counts.iter().sum();
+        let mean = self.total.load(Relaxed).checked_div(samples)?;
+        let mut below = 0;
+        let bucket = counts.iter().position(|count| {
+            below += count;
+            below * 100 >= samples * 99
+        });
+        Some((mean, 1 << bucket.unwrap_or_default()))
+    }
+}
+
+/// `in 400, out 400, mean 3.1 µs, 99 % under 8.2 µs`, with what went wrong, if anything did.
+impl fmt::Display for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "in {}, out {}", self.taken.load(Relaxed), self.emitted.load(Relaxed))?;
+        for (name, count) in [("passed by", &self.skipped), ("failed", &self.failed), ("tried again", &self.retried)] {
+            if count.load(Relaxed) > 0 {
+                write!(f, ", {name} {}", count.load(Relaxed))?;
+            }
+        }
+        if let Some((mean, most)) = self.latency() {
+            write!(f, ", mean {}, 99 % under {}", Short(mean), Short(most))?;
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds for people.
+struct Short(u64);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0 as f64;
+        match self.0 {
+            0..1_000 => write!(f, "{} ns", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} µs", ns / 1e3),
+            1_000_000..1_000_000_000 => write!(f, "{:.1} ms", ns / 1e6),
+            _ => write!(f, "{:.1} s", ns / 1e9),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_tells_counts_and_times() {
+        let meter = Meter::new("x");
+        assert_eq!(meter.to_string(), "in 0, out 0");
+        for n in 0..SAMPLE + 1 {
+            assert_eq!(meter.begin(false).is_some(), n % SAMPLE == 0, "{n}");
+        }
+        meter.emitted.fetch_add(7, Relaxed);
+        meter.failed.fetch_add(1, Relaxed);
+        for (bucket, ns) in [(10, 1000), (10, 600), (21, 2_000_000)] {
+            meter.times[bucket].fetch_add(1, Relaxed);
+            meter.total.fetch_add(ns, Relaxed);
+        }
+        assert_eq!(meter.to_string(), "in 17, out 7, failed 1, mean 667.2 µs, 99 % under 2.1 ms");
+    }
+}

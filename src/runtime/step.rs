@@ -1,0 +1,95 @@
+//! A pipeline's step in the making.
+
+use super::chain::{Effect, Failure};
+use crate::{
+    config::OnFail,
+    event::{Batch, Event},
+    store::{Append, Dead, Move, Step},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// What a step is made of: outputs gathered by topic and priority, moves by lane.
+#[derive(Default)]
+pub(super) struct Made {
+    dead: Vec<Dead>,
+    outputs: BTreeMap<(Arc<str>, u8), Batch>,
+    moves: BTreeMap<u16, Move>,
+}
+
+impl Made {
+    /// The consumer is done with the events of a lane before `to`; gives where to count what became of them.
+    pub fn moved(&mut self, consumer: u32, lane: u16, to: u64) -> &mut Move {
+        let moved = self.moves.entry(lane).or_insert(Move { consumer, lane, ..Move::default() });
+        moved.to = to;
+        moved
+    }
+
+    /// Takes over what came of an event.
+    pub fn take(&mut self, topic: &Arc<str>, effect: &mut Effect) {
+        for event in effect.out.drain(..) {
+            self.push(topic, &event);
+        }
+        for (topic, event) in effect.sent.drain(..) {
+            self.push(&topic, &event);
+        }
+    }
+
+    /// Puts a failed event where its process says; gives whether it counts as dead.
+    pub fn fail(&mut self, consumer: &str, event: &Event, failure: &Failure) -> bool {
+        match &failure.on_fail {
+            OnFail::Topic(topic) => {
+                self.push(&Arc::from(topic.as_str()), event);
+                return false;
+            }
+            OnFail::Drop => {}
+            OnFail::Dead | OnFail::Continue => {
+                let reason = format!("{}: {}", failure.process, failure.reason);
+                self.dead.push(letter(consumer, event, reason));
+            }
+        }
+        true
+    }
+
+    /// Sets a batch aside whose CRC does not fit.
+    pub fn broken(&mut self, consumer: &str, from: u64, to: u64, stored: Vec<u8>) {
+        self.dead.push(broken(consumer, from, to, stored));
+    }
+
+    pub fn finish(self) -> Step {
+        Step {
+            appends: self
+                .outputs
+                .into_iter()
+                .map(|((topic, priority), batch)| Append { topic, priority, batch })
+                .collect(),
+            moves: self.moves.into_values().collect(),
+            dead: self.dead,
+            ..Step::default()
+        }
+    }
+
+    fn push(&mut self, topic: &Arc<str>, event: &Event) {
+        self.outputs.entry((topic.clone(), event.priority)).or_default().push_event(event);
+    }
+}
+
+/// The dead letter of an event.
+pub(super) fn letter(consumer: &str, event: &Event, reason: String) -> Dead {
+    let mut body = Vec::new();
+    event.write_envelope(&mut body);
+    Dead {
+        consumer: consumer.to_owned(),
+        topic: event.topic.to_string(),
+        seq: event.seq,
+        event: event.id.text().into_owned(),
+        reason,
+        body,
+    }
+}
+
+/// The dead letter of a batch whose CRC does not fit: its bytes as stored.
+pub(super) fn broken(consumer: &str, from: u64, to: u64, body: Vec<u8>) -> Dead {
+    log::error!("{consumer}: events {from} to {} are damaged on disk and were set aside", to - 1);
+    let reason = format!("the checksum of the stored batch of {} events does not fit", to - from);
+    Dead { consumer: consumer.to_owned(), topic: String::new(), seq: from, event: String::new(), reason, body }
+}
