@@ -10,6 +10,8 @@ mod sink;
 mod source;
 mod status;
 mod step;
+#[cfg(test)]
+mod tests;
 mod time;
 mod window;
 

@@ -28,7 +28,7 @@ fn an_answer_comes_after_the_pipelines_and_names_what_failed() {
     for (upstream_says, body, want, names, came) in [
         (200, r#"{"temp":20,"n":1}"#, 2, "", 1),
         (200, r#"[{"temp":20,"n":2},{"temp":-20,"n":3}]"#, 2, "", 2),
-        (200, r#"{"temp":"hot"}"#, 5, "pipelines.out: continue#1", 2),
+        (200, r#"{"temp":"hot"}"#, 5, "pipelines.out: continue", 2),
         (500, r#"{"temp":20,"n":4}"#, 5, "sinks.cloud", 2),
         (400, r#"{"temp":20,"n":5}"#, 5, "sinks.cloud", 2),
         (200, "{", 4, "", 2),
@@ -69,7 +69,7 @@ fn process_turns_lines_into_lines() {
             "{\"temp\":1}\nnonsense\n{\"temp\":\"hot\"}\n{\"temp\":3}\n",
             1,
             "{\"temp\":1,\"site\":\"barn\"}\n{\"temp\":3,\"site\":\"barn\"}\n",
-            &["line 2: ", "line 3: pipelines.out: continue#1: ", "2 of 4 lines failed"],
+            &["line 2: ", "line 3: pipelines.out: continue: ", "2 of 4 lines failed"],
         ),
     ] {
         let done = tidegate(dir.path(), &["process", "tidegate.jsonc"], input);

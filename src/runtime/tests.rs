@@ -1,0 +1,310 @@
+//! The runtime over a real store, with processes made for the purpose.
+
+use super::{Chain, in_order, links::Links, time::Time};
+use crate::{
+    config::{Catalogue, PipelinePlan},
+    event::{Batch, Draft, Event},
+    fault::Fault,
+    kind::{Cx, Kind, Outside, Process, Timer},
+    store::{Append, Options, Start, Step, Store},
+};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::{
+    path::Path,
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// Counts events and sets `n`; rejects an event with `bad: true` after it counted it.
+struct Count;
+
+impl Process for Count {
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
+    fn process(&self, mut event: Event, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let before = cx.get(b"n").map_or(0, |n| String::from_utf8_lossy(n).parse::<u64>().unwrap());
+        cx.put(b"n", (before + 1).to_string())?;
+        if event.body.get(&"tick".parse().unwrap()).is_some() {
+            cx.set_timer(b"t", cx.now + 50);
+        }
+        if event.body.get(&"bad".parse().unwrap()).is_some() {
+            return Err(Fault::reject("it is bad"));
+        }
+        event.body.set(&"n".parse().unwrap(), (before + 1).to_string().as_bytes()).unwrap();
+        cx.emit(event);
+        Ok(())
+    }
+
+    fn timer(&self, timer: Timer, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let n = cx.get(b"n").cloned().unwrap_or_default();
+        let body = format!(r#"{{"timer":{}}}"#, String::from_utf8_lossy(&n));
+        let body = crate::event::Body::parse(body.into_bytes().into()).unwrap();
+        cx.emit(Event::made(format!("timer-{}", timer.due), "t".into(), cx.now, body));
+        Ok(())
+    }
+
+    fn finish(&self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let body = crate::event::Body::parse(r#"{"end":true}"#.as_bytes().into()).unwrap();
+        cx.emit(Event::made("end".into(), "t".into(), cx.now, body));
+        Ok(())
+    }
+}
+
+/// Waits a random time; fails the first attempts of some events; notes what it saw.
+struct Slow {
+    name: String,
+}
+
+static SEEN: LazyLock<Mutex<Vec<(String, String)>>> = LazyLock::new(Mutex::default);
+static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+impl Process for Slow {
+    fn outside(&self) -> Option<&dyn Outside> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Outside for Slow {
+    async fn reach(&self, event: &mut Event) -> Result<(), Fault> {
+        let field = |name: &str| event.body.get(&name.parse().unwrap()).map(|v| v.raw().to_vec());
+        let seen = {
+            let mut seen = SEEN.lock().unwrap();
+            let id = event.id.text().into_owned();
+            seen.push((self.name.clone(), id.clone()));
+            seen.iter().filter(|s| **s == (self.name.clone(), id.clone())).count()
+        };
+        MOST.fetch_max(AT_ONCE.fetch_add(1, SeqCst) + 1, SeqCst);
+        sleep(Duration::from_millis(fastrand::u64(0..8))).await;
+        AT_ONCE.fetch_sub(1, SeqCst);
+        let fail = field(&format!("fail_{}", self.name.rsplit('.').next().unwrap()));
+        match fail.map(|n| String::from_utf8(n).unwrap().parse::<usize>().unwrap()) {
+            Some(times) if seen <= times => Err(Fault::retry("not yet")),
+            _ if field("never").is_some() => Err(Fault::reject("never")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+const KINDS: &[Kind<dyn Process>] = &[
+    Kind { name: "count", about: "", example: "", schema: Nothing::json_schema, build: |_| Ok(Box::new(Count)) },
+    Kind {
+        name: "slow",
+        about: "",
+        example: "",
+        schema: Nothing::json_schema,
+        build: |params| Ok(Box::new(Slow { name: format!("{}.{}", params.scope.pipeline, params.name) })),
+    },
+    Kind { name: "checkpoint", about: "", example: "", schema: Nothing::json_schema, build: |_| Ok(Box::new(Pass)) },
+];
+
+struct Pass;
+impl Process for Pass {}
+
+trait None_ {}
+
+fn plan(name: &str, pipeline: &str) -> PipelinePlan<dyn Process> {
+    let text =
+        format!(r#"{{ "topics": {{ "in": {{}} }}, "pipelines": {{ "{name}": {{ "from": ["in"], {pipeline} }} }} }}"#);
+    let catalogue: Catalogue<'_, dyn None_, dyn Process, dyn None_> =
+        Catalogue { sources: &[], processes: KINDS, sinks: &[] };
+    let (plan, _) = crate::config::load(Path::new("f"), &text, &catalogue).map_err(|e| e[0].to_string()).unwrap();
+    plan.pipelines.into_iter().next().unwrap()
+}
+
+/// A pipeline over a store on disk.
+struct Bench {
+    dir: tempfile::TempDir,
+    name: &'static str,
+    pipeline: String,
+    store: Store,
+    stop: watch::Sender<bool>,
+    finish: Vec<mpsc::Sender<oneshot::Sender<()>>>,
+    tasks: JoinSet<()>,
+}
+
+impl Bench {
+    async fn start(name: &'static str, pipeline: &str) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        Bench::open(dir, name, pipeline.to_owned()).await
+    }
+
+    async fn open(dir: tempfile::TempDir, name: &'static str, pipeline: String) -> Bench {
+        let store = Store::open(Options { path: Some(dir.path().join("s.db")), ..Options::default() }).unwrap();
+        // What nobody reads goes at once.
+        store.consumer("test", &[Arc::from(name)], Start::Oldest).await.unwrap();
+        let (stop, stopping) = watch::channel(false);
+        let (mut tasks, mut finish) = (JoinSet::new(), Vec::new());
+        for chain in in_order(Chain::parts(plan(name, &pipeline), &Time::Wall, &Links::default())) {
+            finish.push(super::start_pipeline(chain, &store, &stopping, &mut tasks).await.unwrap());
+        }
+        Bench { dir, name, pipeline, store, stop, finish, tasks }
+    }
+
+    async fn push(&self, bodies: impl IntoIterator<Item = String>) {
+        let mut batch = Batch::default();
+        for (i, body) in bodies.into_iter().enumerate() {
+            let key = format!("k{}", i % 3);
+            batch.push(&Draft { body: body.as_bytes(), key: &key, ..Draft::default() }).unwrap();
+        }
+        let append = Append { topic: "in".into(), priority: 4, batch };
+        self.store.commit(Step { appends: vec![append], ..Step::default() }).await.unwrap();
+    }
+
+    /// Until `count` events lie in the pipeline's topic: their bodies, in order.
+    async fn out(&self, count: usize) -> Vec<String> {
+        let topics = [Arc::from(self.name)];
+        let consumer = self.store.consumer("test", &topics, Start::Oldest).await.unwrap();
+        let mut reader = self.store.reader(consumer, &topics);
+        let mut out = Vec::new();
+        while out.len() < count {
+            let lot = timeout(Duration::from_secs(20), reader.next(10_000, 1 << 20)).await;
+            let lot = lot.unwrap_or_else(|_| panic!("{count} events, not {}: {out:?}", out.len())).unwrap();
+            out.extend(lot.events.iter().map(|e| String::from_utf8(e.body.to_bytes().to_vec()).unwrap()));
+        }
+        out
+    }
+
+    /// Ends as in a crash: what is not on disk is gone.
+    async fn again(mut self) -> Bench {
+        self.tasks.shutdown().await;
+        self.store.close().await;
+        Bench::open(self.dir, self.name, self.pipeline).await
+    }
+
+    async fn end(mut self) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+        self.store.close().await;
+    }
+}
+
+fn numbered(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|i| format!(r#"{{"i":{i}}}"#))
+}
+
+fn seen(name: &str) -> Vec<String> {
+    SEEN.lock().unwrap().iter().filter(|(by, _)| by == name).map(|(_, id)| id.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_keep_the_order_and_a_failure_stands_alone() {
+    let bench = Bench::start("order", r#""workers": 8, "processes": [{"type": "slow"}, {"type": "count"}]"#).await;
+    MOST.store(0, SeqCst);
+    let body = |i: usize| match i {
+        20 => r#"{"i":20,"fail_slow":3}"#.to_owned(),
+        50 => r#"{"i":50,"never":1}"#.to_owned(),
+        60 => r#"{"i":60,"bad":1}"#.to_owned(),
+        _ => format!(r#"{{"i":{i}}}"#),
+    };
+    bench.push((0..200).map(body)).await;
+    let out = bench.out(198).await;
+    let want = (0..200).filter(|i| ![50, 60].contains(i)).enumerate();
+    let want: Vec<String> =
+        want.map(|(n, i)| format!(r#"{},"n":{}}}"#, body(i).trim_end_matches('}'), n + 1)).collect();
+    let wrong = out.iter().zip(&want).find(|(out, want)| out != want);
+    assert_eq!((wrong, out.len()), (None, want.len()));
+    assert!(MOST.load(SeqCst) > 1);
+    let dead = bench.store.dead(10).await.unwrap();
+    let mut reasons: Vec<_> = dead.iter().map(|d| d.reason.as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["count: it is bad", "slow: never"]);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_one_key_are_never_outside_at_once() {
+    let bench = Bench::start("keys", r#""workers": 8, "per_key": true, "processes": [{"type": "slow"}]"#).await;
+    bench.push(numbered(60)).await;
+    assert_eq!(bench.out(60).await, numbered(60).collect::<Vec<_>>());
+    // Of each key, here every third event, the order outside is that of the events.
+    let seen: Vec<u64> = seen("keys.slow").iter().map(|id| id.rsplit('-').next().unwrap().parse().unwrap()).collect();
+    for key in 0..3 {
+        let of_key: Vec<u64> = seen.iter().copied().filter(|seq| seq % 3 == key).collect();
+        assert!(of_key.is_sorted() && of_key.len() == 20, "{of_key:?}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_survives_a_crash_and_counts_nothing_twice() {
+    for pipeline in [
+        r#""processes": [{"type": "count"}]"#,
+        r#""processes": [{"type": "count"}, {"type": "slow"}]"#,
+        r#""workers": 4, "processes": [{"type": "slow"}, {"type": "count"}]"#,
+        r#""processes": [{"type": "slow"}, {"type": "checkpoint"}, {"type": "count"}]"#,
+    ] {
+        let mut bench = Bench::start("crash", pipeline).await;
+        let mut random = fastrand::Rng::with_seed(7);
+        for round in 0..5 {
+            bench.push((0..40).map(|i| format!(r#"{{"i":{}}}"#, round * 40 + i))).await;
+            sleep(Duration::from_millis(random.u64(0..40))).await;
+            bench = bench.again().await;
+        }
+        let out: Vec<String> = bench.out(200).await;
+        let wrong = out.iter().enumerate().find(|(i, body)| **body != format!(r#"{{"i":{i},"n":{}}}"#, i + 1));
+        assert_eq!((wrong, out.len()), (None, 200), "{pipeline}");
+        bench.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_before_a_checkpoint_is_not_repeated() {
+    let pipeline =
+        r#""processes": [{"type": "slow", "name": "a"}, {"type": "checkpoint"}, {"type": "slow", "name": "b"}]"#;
+    let mut bench = Bench::start("point", pipeline).await;
+    bench.push([r#"{"fail_b":1000000}"#.to_owned()]).await;
+    for _ in 0..3 {
+        sleep(Duration::from_millis(150)).await;
+        bench = bench.again().await;
+    }
+    sleep(Duration::from_millis(50)).await;
+    assert!(seen("point.a").len() == 1 && seen("point.b").len() > 3);
+    let row = bench.store.ledger().into_iter().find(|row| row.consumer == "pipelines.point/checkpoint").unwrap();
+    assert_eq!((row.topic.as_str(), row.queued), ("point/checkpoint", 1));
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_fire_once_also_after_a_crash() {
+    let bench = Bench::start("timer", r#""processes": [{"type": "count"}]"#).await;
+    bench.push((0..3).map(|_| r#"{"tick":1}"#.to_owned())).await;
+    bench.out(3).await;
+    let bench = bench.again().await;
+    sleep(Duration::from_millis(60)).await;
+    let bench = bench.again().await;
+    let out = bench.out(4).await;
+    assert_eq!(out[3], r#"{"timer":3}"#);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(bench.out(4).await.len(), 4);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_end_each_process_emits_what_it_holds() {
+    let bench = Bench::start("end", r#""processes": [{"type": "count"}, {"type": "count"}]"#).await;
+    let (done, finished) = oneshot::channel();
+    bench.finish[0].send(done).await.unwrap();
+    finished.await.unwrap();
+    assert_eq!(bench.out(2).await, [r#"{"end":true,"n":1}"#, r#"{"end":true}"#]);
+    bench.end().await;
+}
