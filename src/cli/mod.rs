@@ -2,6 +2,7 @@
 
 pub mod kinds;
 mod process;
+mod test;
 
 use crate::{
     config::{self, Catalogue, Problem},
@@ -64,6 +65,22 @@ enum Command {
         #[arg(long)]
         source: Option<String>,
     },
+    /// Run the tests that stand beside pipelines in a configuration; exit code 1 if one fails.
+    ///
+    /// A pipeline's `tests` have events that come, time that passes, and what is expected of it. Nothing is stored, sources
+    /// and sinks are not used, and processes that reach outside do not, unless a test says so.
+    ///
+    /// Example: tidegate test configs/catalogue.jsonc
+    Test {
+        /// The configuration.
+        file: PathBuf,
+        /// Only the tests of this pipeline.
+        #[arg(long)]
+        pipeline: Option<String>,
+        /// Output: `text` for people, `json` for programs.
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        format: String,
+    },
     /// List the kinds of sources, processes and sinks, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -113,6 +130,14 @@ pub fn main() -> ExitCode {
         Command::Check { file } => start(&file, |plan| {
             let (sources, pipelines, sinks) = (plan.sources.len(), plan.pipelines.len(), plan.sinks.len());
             print(&format!("{}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks\n", file.display()))
+        }),
+        Command::Test { file, pipeline, format } => load(&file, |plan, _| {
+            let again = || {
+                let text = config::read(&file).map_err(|p| anyhow::anyhow!("{p}"))?;
+                let loaded = config::load(&file, &text, &catalogue());
+                loaded.map(|(plan, _)| plan).map_err(|_| anyhow::anyhow!("the configuration changed"))
+            };
+            test::run(&plan, &again, pipeline.as_deref(), &format)
         }),
         Command::Kinds { name, format } => {
             let format = if format == "json" { kinds::Format::Json } else { kinds::Format::Text };

@@ -1,6 +1,7 @@
 //! From the text of a configuration to built components: read, check against the schema, decode, cross-check, build.
 //! Everything wrong is reported in one go, and nothing happens outside before all of it is right.
 
+mod cases;
 mod checks;
 mod flaws;
 mod interpolate;
@@ -13,6 +14,7 @@ mod suggest;
 mod tree;
 mod validate;
 
+pub use cases::{Case, CaseStep};
 pub use flaws::flaws;
 pub use plan::{Catalogue, PipelinePlan, Plan, ProcessPlan, SinkPlan, SourcePlan};
 pub use report::Problem;

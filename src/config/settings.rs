@@ -1,5 +1,6 @@
 //! The configuration without the components' own fields. The doc comments are the user's documentation.
 
+use super::cases::Case;
 use crate::budget::{Size, Span};
 use crate::expr::Expr;
 use schemars::JsonSchema;
@@ -231,6 +232,9 @@ pub struct PipelineSettings {
     /// How much its processes may remember; an event that needs more is failed.
     #[serde(default = "state")]
     pub state: Size,
+    /// Tests of this pipeline, for `tidegate test`.
+    #[serde(default)]
+    pub tests: Vec<Case>,
 }
 
 fn one() -> u32 {

@@ -3,12 +3,14 @@
 use super::{links::Links, meter::Meter, time::Time};
 use crate::{
     config::{Attempts, OnFail, PipelinePlan, PipelineSettings, ProcessPlan},
-    event::Event,
+    event::{Event, Path},
     expr::Expr,
     fault::Fault,
     kind::{Cx, Memory, Outside, Process, Timer, side_topic},
 };
+use serde_json::{Map, Value};
 use std::{
+    collections::BTreeMap,
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -29,10 +31,38 @@ pub(super) struct Chain {
     pub writes: Vec<String>,
     /// As configured; `from` is only the first part's.
     pub settings: Arc<PipelineSettings>,
-    pub time: Time,
-    pub links: Links,
+    pub around: Around,
     pipeline: Arc<str>,
     stages: Vec<Stage>,
+}
+
+/// What chains have around them.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub time: Time,
+    pub links: Links,
+    /// For tests: what is outside.
+    pub stand_in: Option<Arc<StandIn>>,
+}
+
+/// Takes the place of what is outside, for tests.
+#[derive(Default)]
+pub struct StandIn {
+    /// What it sets in an event, by the name of the process.
+    pub answers: BTreeMap<String, Map<String, Value>>,
+    /// Names of processes that really reach outside.
+    pub run: Vec<String>,
+}
+
+impl StandIn {
+    /// Does what it does for a process; false if it leaves that to the process.
+    fn answer(&self, process: &str, event: &mut Event) -> Result<bool, Fault> {
+        for (name, value) in self.answers.get(process).into_iter().flatten() {
+            let place = Path::of([name.as_str()]).map_err(Fault::reject)?;
+            event.body.set(&place, value.to_string().as_bytes()).map_err(Fault::reject)?;
+        }
+        Ok(!self.run.iter().any(|name| name == process))
+    }
 }
 
 /// A process with what the runtime does around it.
@@ -92,7 +122,7 @@ pub(super) struct Run<'a> {
 
 impl Chain {
     /// The chain of a pipeline or, if it has checkpoints, those of its parts in the order of flow.
-    pub fn parts(plan: PipelinePlan<dyn Process>, time: &Time, links: &Links) -> Vec<Chain> {
+    pub fn parts(plan: PipelinePlan<dyn Process>, around: &Around) -> Vec<Chain> {
         let pipeline: Arc<str> = plan.name.as_str().into();
         let settings = Arc::new(plan.settings);
         let part = |name: &str, from: Vec<String>| Chain {
@@ -101,8 +131,7 @@ impl Chain {
             topic: pipeline.clone(),
             writes: plan.writes.clone(),
             settings: settings.clone(),
-            time: time.clone(),
-            links: links.clone(),
+            around: around.clone(),
             pipeline: pipeline.clone(),
             stages: Vec::new(),
         };
@@ -198,7 +227,7 @@ impl Chain {
     ) -> Vec<Event> {
         let Some(stage) = self.stages.get(at) else { return Vec::new() };
         let (savepoint, before, mut out) = (run.memory.savepoint(), run.effect.sent.len(), Vec::new());
-        let mut cx = run.cx(self.time.now(), at, &mut out);
+        let mut cx = run.cx(self.around.time.now(), at, &mut out);
         if let Err(fault) = call(&*stage.process, &mut cx) {
             run.memory.rollback(savepoint);
             run.effect.sent.truncate(before);
@@ -281,7 +310,7 @@ impl Stage {
         loop {
             // Only one that counts what has passed can say that it is too early for this one.
             let again = self.process.keeps_state().then(|| event.clone());
-            let fault = match self.process.process(event, &mut run.cx(chain.time.now(), at, next)) {
+            let fault = match self.process.process(event, &mut run.cx(chain.around.time.now(), at, next)) {
                 Ok(()) => return Ok(()),
                 Err(fault) => fault,
             };
@@ -292,7 +321,7 @@ impl Stage {
             run.memory.rollback(savepoint);
             run.effect.sent.truncate(sent);
             next.truncate(made);
-            chain.time.wait(*wait).await;
+            chain.around.time.wait(*wait).await;
             event = same;
         }
     }
@@ -305,11 +334,16 @@ impl Stage {
         patience: Patience,
         chain: &Chain,
     ) -> Result<(), Unfinished> {
+        if let Some(stand_in) = &chain.around.stand_in
+            && stand_in.answer(&self.meter.name, event).map_err(|fault| self.failed(fault))?
+        {
+            return Ok(());
+        }
         let (mut wait, mut tries) = (self.retry.initial.0, 0);
         loop {
             let fault = match outside.reach(event).await {
                 Ok(()) => {
-                    chain.links.up(&self.link);
+                    chain.around.links.up(&self.link);
                     return Ok(());
                 }
                 Err(fault) => fault,
@@ -324,12 +358,12 @@ impl Stage {
             }
             tries += 1;
             self.meter.retried.fetch_add(1, Relaxed);
-            chain.links.down(&self.link, &fault.to_string());
+            chain.around.links.down(&self.link, &fault.to_string());
             if self.retry.count.is_none() && patience == Patience::Short {
                 return Err(Unfinished::Later);
             }
             let asked = if let Fault::RetryAfter(asked, _) = fault { asked } else { Duration::ZERO };
-            chain.time.wait(wait.max(asked.min(self.retry.max.0))).await;
+            chain.around.time.wait(wait.max(asked.min(self.retry.max.0))).await;
             wait = wait.mul_f64(self.retry.factor).min(self.retry.max.0);
         }
     }

@@ -1,7 +1,7 @@
 //! Events straight through: pipelines and sinks without a store, for `run --stateless`, `process` and `test`.
 
 use super::{
-    chain::{Chain, Effect, Patience, Run, Unfinished},
+    chain::{Around, Chain, Effect, Patience, Run, StandIn, Unfinished},
     links::Links,
     time::Time,
 };
@@ -56,17 +56,23 @@ struct Drain {
 impl Flow {
     /// Pipelines and sinks by the wall clock.
     pub fn new(pipelines: Vec<PipelinePlan<dyn Process>>, sinks: Vec<SinkPlan<dyn Sink>>) -> Flow {
-        Flow::by(Time::Wall, pipelines, sinks)
+        Flow::by(Time::Wall, None, pipelines, sinks)
     }
 
-    /// Pipelines by a clock that stands at `now`, in milliseconds since 1970, until [`Flow::advance`].
-    pub fn still(now: i64, pipelines: Vec<PipelinePlan<dyn Process>>) -> Flow {
-        Flow::by(Time::Still(Arc::new(AtomicI64::new(now))), pipelines, Vec::new())
+    /// Pipelines by a clock that stands at `now`, in milliseconds since 1970, until [`Flow::advance`], and with a stand-in
+    /// for what is outside.
+    pub fn still(now: i64, pipelines: Vec<PipelinePlan<dyn Process>>, stand_in: StandIn) -> Flow {
+        Flow::by(Time::Still(Arc::new(AtomicI64::new(now))), Some(Arc::new(stand_in)), pipelines, Vec::new())
     }
 
-    fn by(time: Time, pipelines: Vec<PipelinePlan<dyn Process>>, sinks: Vec<SinkPlan<dyn Sink>>) -> Flow {
-        let links = Links::default();
-        let chains = pipelines.into_iter().flat_map(|plan| Chain::parts(plan, &time, &links));
+    fn by(
+        time: Time,
+        stand_in: Option<Arc<StandIn>>,
+        pipelines: Vec<PipelinePlan<dyn Process>>,
+        sinks: Vec<SinkPlan<dyn Sink>>,
+    ) -> Flow {
+        let around = Around { time: time.clone(), links: Links::default(), stand_in };
+        let chains = pipelines.into_iter().flat_map(|plan| Chain::parts(plan, &around));
         let stage = |chain: Chain| Stage { memory: Mutex::new(chain.memory()), chain };
         let drain =
             |s: SinkPlan<_>| Drain { name: format!("sinks.{}", s.name), from: s.from, sink: Mutex::new(s.sink) };

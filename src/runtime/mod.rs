@@ -15,6 +15,7 @@ mod tests;
 mod time;
 mod window;
 
+pub use chain::StandIn;
 pub use flow::Flow;
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
     kind::{Before, Fields, Intake, Process, Sink, Source},
     store::{self, Keep, Options, Store, Window},
 };
-use chain::Chain;
+use chain::{Around, Chain};
 use links::Links;
 use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 use time::Time;
@@ -35,6 +36,9 @@ use tokio::{
 
 /// A gateway ready to be started.
 pub type Plan = config::Plan<dyn Source, dyn Process, dyn Sink>;
+
+/// One pipeline of it.
+pub type Pipeline = config::PipelinePlan<dyn Process>;
 
 /// Pipelines may finish their step, and sinks their delivery, this long after the stop is signalled.
 const STOP: Duration = Duration::from_secs(8);
@@ -63,7 +67,8 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
         Some(flow)
     } else {
         start_sinks(plan.sinks, &store, &links, &fatal, &stopping, &mut outlets).await?;
-        let chains = plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &Time::Wall, &links));
+        let around = Around { time: Time::Wall, links: links.clone(), stand_in: None };
+        let chains = plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around));
         for chain in in_order(chains.collect()) {
             meters.push((chain.name.clone(), chain.meters().cloned().collect()));
             finishers.push(start_pipeline(chain, &store, &stopping, &mut pipelines).await?);

@@ -149,7 +149,7 @@ impl Pipeline {
         let mut made = Made::default();
         for _ in 0..TIMERS {
             let savepoint = self.memory.savepoint();
-            let Some((at, timer)) = self.memory.take_due(self.chain.time.now()) else { break };
+            let Some((at, timer)) = self.memory.take_due(self.chain.around.time.now()) else { break };
             let mut effect = Effect::default();
             let mut run = Run { memory: &mut self.memory, effect: &mut effect, patience: Patience::Endless };
             let events = self.chain.fire(at, timer, &mut run);
@@ -225,7 +225,7 @@ impl Pipeline {
         match self.store.commit(step).await {
             Ok(_) => {
                 self.memory.settle();
-                self.chain.links.up(&self.chain.name);
+                self.chain.around.links.up(&self.chain.name);
                 (true, true)
             }
             Err(refusal) => {
@@ -240,7 +240,7 @@ impl Pipeline {
         if matches!(refusal, Refusal::Closed) {
             return false;
         }
-        self.chain.links.down(&self.chain.name, &refusal.to_string());
+        self.chain.around.links.down(&self.chain.name, &refusal.to_string());
         timeout(REFUSED, stop.wait_for(|stop| *stop)).await.is_err()
     }
 }
@@ -249,7 +249,7 @@ impl Pipeline {
 pub(super) async fn due(chain: &Chain, memory: &Memory) {
     let Some(due) = memory.next_due() else { return std::future::pending().await };
     loop {
-        let ms = due.saturating_sub(chain.time.now());
+        let ms = due.saturating_sub(chain.around.time.now());
         if ms <= 0 {
             return;
         }

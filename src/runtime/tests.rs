@@ -1,6 +1,6 @@
 //! The runtime over a real store, with processes made for the purpose.
 
-use super::{Chain, in_order, links::Links, time::Time};
+use super::{Around, Chain, in_order, links::Links, time::Time};
 use crate::{
     config::{Catalogue, PipelinePlan},
     event::{Batch, Draft, Event},
@@ -152,7 +152,8 @@ impl Bench {
         store.consumer("test", &[Arc::from(name)], Start::Oldest).await.unwrap();
         let (stop, stopping) = watch::channel(false);
         let (mut tasks, mut finish) = (JoinSet::new(), Vec::new());
-        for chain in in_order(Chain::parts(plan(name, &pipeline), &Time::Wall, &Links::default())) {
+        let around = Around { time: Time::Wall, links: Links::default(), stand_in: None };
+        for chain in in_order(Chain::parts(plan(name, &pipeline), &around)) {
             finish.push(super::start_pipeline(chain, &store, &stopping, &mut tasks).await.unwrap());
         }
         Bench { dir, name, pipeline, store, stop, finish, tasks }
