@@ -5,6 +5,7 @@
 mod account;
 mod bounded;
 mod check;
+mod exact;
 mod faults;
 mod hostile;
 mod in_process;

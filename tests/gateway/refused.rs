@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use tidegate::store::{Dead, Ledger, Options, Store};
 
 /// What a stopped gateway's store says.
-fn read(dir: &Path) -> (Vec<Dead>, Vec<Ledger>) {
+pub fn read(dir: &Path) -> (Vec<Dead>, Vec<Ledger>) {
     let store = Store::open(Options { path: Some(dir.join("tidegate.db")), ..Options::default() }).unwrap();
     let found = crate::kit::runtime().block_on(async { (store.dead(1000).await.unwrap(), store.ledger()) });
     crate::kit::runtime().block_on(store.close());
