@@ -67,7 +67,8 @@
 //! - No SQL outside [`store`], and no second writer.
 //! - No wall clock outside [`clock`]; processes and expressions read none at all: time is an argument.
 //! - No thread or task that nobody waits for: only [`runtime`] and [`store`] spawn; what a component starts lives in a
-//!   `JoinSet` inside its own future and ends with it.
+//!   `JoinSet` inside its own future, or inside itself, and ends with it.
+//! - No child but those of `process/child`, which bounds their time, output and number; never a shell.
 //! - No retries, splitting or counting in components: they do one attempt and say what kind of failure it was.
 //! - No registration by macro: every list of kinds is written out.
 #![forbid(unsafe_code)]

@@ -8,6 +8,7 @@ pub mod filter;
 mod pattern;
 pub mod spawn;
 mod specs;
+pub mod tee;
 mod trail;
 pub mod transform;
 

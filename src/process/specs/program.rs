@@ -35,6 +35,9 @@ pub(super) enum Work<'a> {
 impl Work<'_> {
     /// The result, as JSON.
     pub async fn run(&self, value: Json<'_>) -> Result<Vec<u8>, Fault> {
+        if value.elements().nth(ELEMENTS).is_some() || value.members().nth(ELEMENTS).is_some() {
+            return Err(Fault::reject(format!("more than {ELEMENTS} elements: a program would run for each")));
+        }
         match self {
             Work::Map(program) => map(program, value).await,
             Work::Fold { program, start, right } => {
@@ -54,7 +57,7 @@ async fn map(program: &Arc<Program>, value: Json<'_>) -> Result<Vec<u8>, Fault> 
         Sort::Array => {
             out.push(b'[');
             for (i, element) in value.elements().enumerate() {
-                room(i, &mut out)?;
+                comma(i, &mut out)?;
                 out.extend_from_slice(&one(program, element).await?);
             }
             out.push(b']');
@@ -62,7 +65,7 @@ async fn map(program: &Arc<Program>, value: Json<'_>) -> Result<Vec<u8>, Fault> 
         Sort::Object => {
             out.push(b'{');
             for (i, member) in value.members().enumerate() {
-                room(i, &mut out)?;
+                comma(i, &mut out)?;
                 out.push(b'"');
                 out.extend_from_slice(member.raw_name);
                 out.extend_from_slice(b"\":");
@@ -75,11 +78,8 @@ async fn map(program: &Arc<Program>, value: Json<'_>) -> Result<Vec<u8>, Fault> 
     Ok(out)
 }
 
-/// Whether one more element may follow; if it is not the first, after a comma.
-fn room(done: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
-    if done == ELEMENTS {
-        return Err(Fault::reject(format!("more than {ELEMENTS} elements: a program would run for each")));
-    }
+/// What stands before an element, if there is room for it.
+fn comma(done: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
     if done > 0 {
         out.push(b',');
     }
@@ -100,8 +100,7 @@ async fn one(program: &Arc<Program>, element: Json<'_>) -> Result<Vec<u8>, Fault
 async fn fold(program: &Arc<Program>, start: &serde_json::Value, elements: Vec<Json<'_>>) -> Result<Vec<u8>, Fault> {
     let path = Path::of(["internal:acc"]).map_err(Fault::reject)?;
     let mut acc = start.to_string().into_bytes();
-    for (i, element) in elements.into_iter().enumerate() {
-        room(i, &mut Vec::new())?;
+    for element in elements {
         if element.kind() != Sort::Object {
             return Err(Fault::reject(format!("a program folds a list of objects, found {} in it", element.kind())));
         }

@@ -2,6 +2,8 @@
 
 mod answer;
 mod connect;
+#[cfg(test)]
+pub mod testing;
 
 use crate::{event::Event, fault::Fault, systems::tls::ClientTls};
 use connect::Tls;
