@@ -22,7 +22,7 @@ use std::fmt;
 
 /// Every kind of process.
 pub const KINDS: &[Kind<dyn Process>] =
-    &[annotate::KIND, checkpoint::KIND, continue_::KIND, filter::KIND, spawn::KIND, transform::KIND];
+    &[annotate::KIND, checkpoint::KIND, continue_::KIND, filter::KIND, spawn::KIND, tee::KIND, transform::KIND];
 
 /// What expressions see of an event: `event` is the body. `meta` is what the source says of the event (the MQTT `topic`,
 /// for instance), and for all other names the envelope: `id`, `topic`, `key`, `priority`, `time` and `intake` in
