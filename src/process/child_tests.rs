@@ -152,6 +152,13 @@ async fn a_family_ends_with_who_waits_for_it() {
 }
 
 #[tokio::test]
+async fn what_a_child_leaves_behind_ends_with_it() {
+    let got = sh("sleep 30 >&- 2>&- & echo $!", 5000).run(b"{}").await.unwrap();
+    let grandchild = String::from_utf8(got).unwrap();
+    until("the grandchild is dead", || there(grandchild.trim()).is_none_or(|state| state == 'Z')).await;
+}
+
+#[tokio::test]
 async fn children_wait_for_a_seat() {
     let cat = Arc::new(Program::new("cat".into(), Vec::new(), Span::millis(5000), 1));
     let first = cat.start(true).await.unwrap();
