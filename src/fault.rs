@@ -32,6 +32,16 @@ impl Fault {
         Fault::Fatal(anyhow::anyhow!("{message}"))
     }
 
+    /// The same with the place in the configuration before its text.
+    pub fn at(self, place: impl fmt::Display + Send + Sync + 'static) -> Self {
+        match self {
+            Fault::Retry(e) => Fault::Retry(e.context(place)),
+            Fault::RetryAfter(wait, e) => Fault::RetryAfter(wait, e.context(place)),
+            Fault::Reject(e) => Fault::Reject(e.context(place)),
+            Fault::Fatal(e) => Fault::Fatal(e.context(place)),
+        }
+    }
+
     /// The text for people, with its chain of causes.
     pub fn error(&self) -> &anyhow::Error {
         match self {
@@ -43,5 +53,42 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#}", self.error())
+    }
+}
+
+/// The first `limit` bytes of foreign text, safe for a log and a terminal.
+pub fn printable(bytes: &[u8], limit: usize) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(limit)]);
+    text.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_cannot_harm_a_terminal() {
+        for (bytes, want) in [
+            (&b"a\r\nb\x1b[2J\0"[..], "a\\r\\nb\\u{1b}[2J\\u{0}"),
+            (b"\xff\xc2\x9b31m", "\u{fffd}\\u{9b}31m"),
+            ("ä".as_bytes(), "ä"),
+        ] {
+            assert_eq!(printable(bytes, 200), want);
+        }
+        assert_eq!(printable(&[b'x'; 300], 200).len(), 200);
+    }
+
+    #[test]
+    fn a_place_stands_before_the_cause() {
+        let fault = Fault::RetryAfter(Duration::from_secs(1), anyhow::anyhow!("busy")).at("to.http").at("tee");
+        assert_eq!(fault.to_string(), "tee: to.http: busy");
+        assert!(matches!(fault, Fault::RetryAfter(..)));
     }
 }

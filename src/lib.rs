@@ -29,7 +29,7 @@
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
 //!   `reader` what consumers see of it, `trim` how it stays small.
-//! - [`systems`] has what several components share to reach others: TLS, and MQTT as a client.
+//! - [`systems`] has what several components share to reach others: TLS, HTTP and MQTT as a client.
 //! - [`kind`] has the traits of components, what they are given, and the catalogue entry.
 //! - [`sources`], [`process`] and [`sinks`] have one file (or folder) a kind, and the list of all in `mod.rs`.
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
@@ -67,7 +67,8 @@
 //! - No SQL outside [`store`], and no second writer.
 //! - No wall clock outside [`clock`]; processes and expressions read none at all: time is an argument.
 //! - No thread or task that nobody waits for: only [`runtime`] and [`store`] spawn; what a component starts lives in a
-//!   `JoinSet` inside its own future and ends with it.
+//!   `JoinSet` inside its own future, or inside itself, and ends with it.
+//! - No child but those of `process/child`, which bounds their time, output and number; never a shell.
 //! - No retries, splitting or counting in components: they do one attempt and say what kind of failure it was.
 //! - No registration by macro: every list of kinds is written out.
 #![forbid(unsafe_code)]

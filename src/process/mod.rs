@@ -1,9 +1,15 @@
 //! The steps of a pipeline: one file, or folder, a kind. Plain functions of an event; nothing here reads a clock.
 
 pub mod annotate;
+pub mod checkpoint;
+mod child;
 pub mod continue_;
 pub mod filter;
 mod pattern;
+pub mod spawn;
+mod specs;
+pub mod tee;
+mod trail;
 pub mod transform;
 
 use crate::{
@@ -15,7 +21,8 @@ use crate::{
 use std::fmt;
 
 /// Every kind of process.
-pub const KINDS: &[Kind<dyn Process>] = &[annotate::KIND, continue_::KIND, filter::KIND, transform::KIND];
+pub const KINDS: &[Kind<dyn Process>] =
+    &[annotate::KIND, checkpoint::KIND, continue_::KIND, filter::KIND, spawn::KIND, tee::KIND, transform::KIND];
 
 /// What expressions see of an event: `event` is the body. `meta` is what the source says of the event (the MQTT `topic`,
 /// for instance), and for all other names the envelope: `id`, `topic`, `key`, `priority`, `time` and `intake` in
@@ -59,6 +66,7 @@ mod tests {
         clock::Stamp,
         event::{Id, Text},
         kind::{Cx, Memory, Params},
+        systems::Systems,
     };
 
     pub fn event(body: &str) -> Event {
@@ -151,6 +159,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What comes of an event at a process with a part outside: that part first, as the runtime does it. What it sends is
+    /// put before what it emits, as `topic id: body; `.
+    pub async fn reach(process: &dyn Process, mut event: Event) -> String {
+        let (mut out, mut sent, mut memory) = (Vec::new(), Vec::new(), Memory::new("p", &[("x", "x")], 1 << 20));
+        let reached = match process.outside() {
+            Some(outside) => outside.reach(&mut event).await,
+            None => Ok(()),
+        };
+        let mut cx = Cx { now: 2000, out: &mut out, sent: &mut sent, memory: &mut memory, at: 0 };
+        match reached.and_then(|()| process.process(event, &mut cx)) {
+            Ok(()) => {
+                let body = |e: &Event| String::from_utf8(e.body.to_bytes().to_vec()).unwrap();
+                let sent = sent.iter().map(|(topic, e)| format!("{topic} {}: {}; ", e.id.text(), body(e)));
+                sent.chain(out.iter().map(body)).collect()
+            }
+            Err(Fault::Retry(e)) => format!("retry: {e:#}"),
+            Err(Fault::RetryAfter(wait, e)) => format!("after {wait:?}: {e:#}"),
+            Err(fault) => format!("rejected: {fault}"),
+        }
+    }
+
+    /// A process of the pipeline `p`, or what is wrong with it.
+    pub fn build(
+        kind: &Kind<dyn Process>,
+        systems: Systems,
+        config: serde_json::Value,
+    ) -> Result<Box<dyn Process>, String> {
+        let scope = crate::kind::Scope { pipeline: "p".into(), systems, ..Default::default() };
+        (kind.build)(Params::new(kind.name, scope, config)).map_err(|e| e.to_string())
     }
 
     /// Rows of configuration, body, and what comes out; or of a wrong configuration and what is said about it.

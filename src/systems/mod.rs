@@ -1,5 +1,6 @@
 //! Means that several components share, and the systems that a configuration names.
 
+pub mod http;
 pub mod kv;
 pub mod mqtt;
 pub mod objects;

@@ -71,6 +71,11 @@ fn nobody_else_spawns() {
 }
 
 #[test]
+fn nobody_else_has_children() {
+    hold("src/", ".rs", rules::children);
+}
+
+#[test]
 fn names_say_something() {
     hold("", ".rs", rules::names);
 }

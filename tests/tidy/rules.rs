@@ -23,6 +23,9 @@ const SPAWNING: &[(&str, &str)] = &[
     ("store/", "the writer, and who reads the disk for others"),
 ];
 
+/// Where a child process is begun, and why.
+const CHILDREN: &[(&str, &str)] = &[("process/child.rs", "it limits them, and ends each with its whole group")];
+
 /// Words that say nothing.
 const EMPTY_WORDS: [&str; 8] = ["manager", "handler", "util", "utils", "common", "base", "helper", "helpers"];
 
@@ -131,6 +134,14 @@ pub fn spawning(file: &File) -> Vec<Finding> {
     }
     let words = ["tokio::spawn", "task::spawn", "thread::spawn", "thread::Builder"];
     with_words(&file.code(), &words, "where nothing may be spawned")
+}
+
+/// Programs are run in one place, which bounds their time, output and number.
+pub fn children(file: &File) -> Vec<Finding> {
+    if listed(&file.path, CHILDREN) {
+        return Vec::new();
+    }
+    with_words(&file.code(), &["process::Command", "Command::new", "kill_process_group"], "where no child may be begun")
 }
 
 /// No file, module or type has a name that says nothing.
@@ -269,6 +280,14 @@ mod tests {
                     "set.spawn(x);\ntokio::spawn(x);\nthread::Builder::new();\nspawn_blocking(x)",
                     &[2, 3],
                 ),
+            ],
+        );
+        check(
+            children,
+            &[
+                ("src/process/child.rs", "Command::new(x); kill_process_group(y)", &[]),
+                ("src/process/a.rs", "use tokio::process::Command;\nCommand::new(x)\nenum Command {}", &[1, 2]),
+                ("src/process/child_tests.rs", "Command::new(x)", &[]),
             ],
         );
         check(

@@ -1,22 +1,14 @@
 //! Makes fields out of fields.
 
-mod number;
-mod operation;
-mod steps;
-
-use super::{holds, rejected};
+use super::specs::{Others, Spec, Specs};
 use crate::{
-    event::{
-        Body, Event, Path,
-        json::{Json, Kind as Sort},
-    },
-    expr::Expr,
+    event::Event,
     fault::Fault,
-    kind::{Cx, Kind, ParamsError, Process},
+    kind::{Cx, Kind, Outside, Process},
 };
-use operation::Operation;
+use async_trait::async_trait;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 pub const KIND: Kind<dyn Process> = Kind {
     name: "transform",
@@ -30,11 +22,8 @@ pub const KIND: Kind<dyn Process> = Kind {
     { "to": "hot", "op": { "expr": "event.temp > 30.0" } } ] }"#,
     schema: Config::json_schema,
     build: |params| {
-        let config: Config = params.decode()?;
-        for (i, spec) in config.specs.iter().enumerate() {
-            spec.check().map_err(|message| ParamsError::at(format!("specs[{i}]"), message))?;
-        }
-        Ok(Box::new(config))
+        let Config { specs, others } = params.decode()?;
+        Ok(Box::new(Transform(Specs::new("specs", specs, others)?)))
     },
 };
 
@@ -49,105 +38,27 @@ struct Config {
     others: Others,
 }
 
-/// What becomes of fields that no spec makes.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Others {
-    /// They stay.
-    #[default]
-    Keep,
-    /// They go.
-    Drop,
-}
+struct Transform(Specs);
 
-/// One field to make.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Spec {
-    /// The place that is read (`a.b.0.c`); if it is absent or null, the spec is passed over. Without: the whole event.
-    #[serde(default)]
-    from: Option<Path>,
-    /// The place that is written; objects on the way are created. Without: `from`; without that, too, the result must
-    /// be an object, whose fields are put into the event.
-    #[serde(default)]
-    to: Option<Path>,
-    /// What is done; `"copy"` if not given.
-    #[serde(default)]
-    op: Operation,
-    /// The spec is passed over if this does not hold.
-    #[serde(default)]
-    when: Option<Expr>,
-}
-
-impl Spec {
-    fn check(&self) -> Result<(), &'static str> {
-        match (&self.op, &self.from, &self.to) {
-            (Operation::Expr(_), Some(_), _) => Err("`expr` reads `event` and takes no `from`"),
-            (Operation::Move, None, _) | (Operation::Move, _, None) => Err("`move` takes `from` and `to`"),
-            _ => Ok(()),
-        }
-    }
-
-    /// The value that the spec makes of the event, as JSON; `None`: it is passed over.
-    fn make(&self, event: &Event) -> Result<Option<Vec<u8>>, Fault> {
-        if !holds(self.when.as_ref(), event)? {
-            return Ok(None);
-        }
-        let place = self.from.as_ref().map_or("the event", Path::as_str);
-        let whole; // an edited body must be written to be read as one value
-        let value = match &self.from {
-            Some(path) => event.body.get(path),
-            None if matches!(self.op, Operation::Expr(_)) => Some(Json::trusted(b"{}")),
-            None => {
-                whole = event.body.to_bytes();
-                Some(Json::trusted(&whole))
-            }
-        };
-        match value.filter(|value| !value.is_null()) {
-            Some(value) => self.op.apply(value, event).map_err(|e| rejected(format!("`{place}`"), e)),
-            None => Ok(None),
-        }
-    }
-
-    /// Puts a value that the spec made into the result.
-    fn put(&self, value: &[u8], out: &mut Body) -> Result<(), Fault> {
-        if let Some(to) = self.to.as_ref().or(self.from.as_ref()) {
-            return out.set(to, value).map_err(Fault::reject);
-        }
-        let object = Json::trusted(value);
-        if object.kind() != Sort::Object {
-            return Err(Fault::reject(format!("without `to` the result must be an object, not {}", object.kind())));
-        }
-        for member in object.members() {
-            let name = member.name();
-            // A field without a name has no path: it is left out.
-            if let Ok(path) = Path::of([&*name]) {
-                out.set(&path, member.value.raw()).map_err(Fault::reject)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Process for Config {
+impl Process for Transform {
     fn process(&self, mut event: Event, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        let at = |i: usize| move |fault: Fault| rejected(format!("specs[{i}]"), fault);
-        let mut made = Vec::with_capacity(self.specs.len());
-        for (i, spec) in self.specs.iter().enumerate() {
-            made.extend(spec.make(&event).map_err(at(i))?.map(|value| (i, spec, value)));
+        if !self.0.run_programs() {
+            self.0.apply(&mut event)?;
         }
-        if self.others == Others::Drop {
-            event.body = Body::default();
-        }
-        for (_, spec, _) in made.iter().filter(|(_, spec, _)| matches!(spec.op, Operation::Move)) {
-            spec.from.as_ref().map(|from| event.body.remove(from));
-        }
-        for (i, spec, value) in &made {
-            spec.put(value, &mut event.body).map_err(at(*i))?;
-        }
-
         cx.emit(event);
         Ok(())
+    }
+
+    /// With programs everything is done out there.
+    fn outside(&self) -> Option<&dyn Outside> {
+        self.0.run_programs().then_some(self)
+    }
+}
+
+#[async_trait]
+impl Outside for Transform {
+    async fn reach(&self, event: &mut Event) -> Result<(), Fault> {
+        self.0.apply_outside(event).await
     }
 }
 

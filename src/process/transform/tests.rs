@@ -1,5 +1,7 @@
-use super::super::tests::check;
+use super::super::tests::{build, check, event, reach};
 use super::*;
+use crate::systems::Systems;
+use std::time::{Duration, Instant};
 
 const BODY: &str = r#"{"n":5,"s":"buzz/fizz","b":true,"nul":null,"nums":[1,2,3.5],"ints":[4,-2,9],"mix":[1,"a"],"strs":["buzz/a","x"],"empty":[],"m":{"x":7,"y":8},"ms":{"p":"buzz/q","r":"t"},"deep":{"a":{"b":{"c":1}}},"maps":[{"v":1},{"v":2}],"big":[9223372036854775807,1],"huge":[1e308,1e308]}"#;
 
@@ -193,4 +195,105 @@ fn a_hostile_list_does_not_keep_the_core_busy() {
     let body = format!("{{\"l\":[{list}]}}");
     let got = super::super::tests::Rig::new(&KIND, config).unwrap().feed(&body);
     assert!(got.contains("64 KiB") || got.contains("8 MiB"), "{got}");
+}
+
+/// What an operation of `field` with a program makes of `BODY`.
+async fn run(field: &str, op: &str) -> String {
+    let spec = format!(r#"{{ "others": "drop", "specs": [{{ "from": "{field}", "to": "o", "op": {op} }}] }}"#);
+    let process = build(&KIND, Systems::default(), serde_json::from_str(&spec).unwrap()).unwrap();
+    assert!(process.outside().is_some());
+    reach(&*process, event(BODY)).await
+}
+
+#[tokio::test]
+async fn programs_map_and_fold() {
+    let map = |script: &str| format!(r#"{{ "map": {{ "run": ["/bin/sh", "-c", "{script}"] }} }}"#);
+    let fold = |side: &str, script: &str, start: &str| {
+        format!(r#"{{ "fold_{side}": {{ "run": ["/bin/sh", "-c", "{script}"], "start": {start} }} }}"#)
+    };
+    let sum = r#"sed -E 's/.*v.:([0-9]+),.internal:acc.:.*s.:.([0-9 ]+).*/{\"s\":\"\\2 \\1\"}/'"#;
+    for (field, op, want) in [
+        ("maps", map("cat"), r#"{"o":[{"v":1},{"v":2}]}"#),
+        ("deep", map("cat"), r#"{"o":{"a":{"b":{"c":1}}}}"#),
+        ("ms", map("cat"), r#"{"o":{"p":null,"r":null}}"#),
+        ("s", map("cat"), r#"{"o":null}"#),
+        ("maps", map("true"), r#"{"o":[null,null]}"#),
+        ("empty", map("false"), r#"{"o":[]}"#),
+        ("nul", map("false"), "{}"),
+        ("n", map("cat"), "rejected: specs[0]: `n`: a program takes an object, a list or a string, not a number"),
+        ("maps", map("exit 1"), "rejected: specs[0]: `maps`: `/bin/sh` ended with status 1"),
+        ("maps", map("echo hi"), "rejected: specs[0]: `maps`: `/bin/sh` printed what is not one JSON object: `hi`"),
+        ("maps", fold("left", "cat", "0"), r#"{"o":{"v":2,"internal:acc":{"v":1,"internal:acc":0}}}"#),
+        ("maps", fold("right", "cat", "null"), r#"{"o":{"v":1,"internal:acc":{"v":2,"internal:acc":null}}}"#),
+        ("maps", fold("left", sum, r#"{"s":"0"}"#), r#"{"o":{"s":"0 1 2"}}"#),
+        ("maps", fold("right", sum, r#"{"s":"0"}"#), r#"{"o":{"s":"0 2 1"}}"#),
+        ("maps", fold("left", "true", "7"), r#"{"o":null}"#),
+        ("empty", fold("left", "false", "7"), r#"{"o":7}"#),
+        ("n", fold("left", "cat", "7"), "rejected: specs[0]: `n`: expected a list, found a number"),
+        (
+            "nums",
+            fold("left", "cat", "7"),
+            "rejected: specs[0]: `nums`: a program folds a list of objects, found a number in it",
+        ),
+        (
+            "maps",
+            r#"{ "map": { "run": ["/nowhere"] } }"#.into(),
+            "retry: specs[0]: `maps`: `/nowhere` cannot be started: No such file or directory (os error 2)",
+        ),
+        (
+            "maps",
+            r#"{ "map": { "run": ["sleep", "9"], "timeout": "50ms" } }"#.into(),
+            "rejected: specs[0]: `maps`: `sleep` did not end within 50ms",
+        ),
+    ] {
+        assert_eq!(run(field, &op).await, want, "{field} {op}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_program_all_specs_work_and_others_stay() {
+    let config = r#"{ "specs": [
+        { "from": "a", "to": "b", "op": { "map": { "run": ["cat"] } }, "when": "event.n == 1" },
+        { "from": "n", "to": "m", "op": { "add": 1 } }] }"#;
+    let process = build(&KIND, Systems::default(), serde_json::from_str(config).unwrap()).unwrap();
+    for (body, want) in [
+        (r#"{"n":1,"a":{"x":{}}}"#, r#"{"n":1,"a":{"x":{}},"b":{"x":{}},"m":2}"#),
+        (r#"{"n":2,"a":{"x":{}}}"#, r#"{"n":2,"a":{"x":{}},"m":3}"#),
+        (r#"{"n":1}"#, r#"{"n":1,"m":2}"#),
+    ] {
+        assert_eq!(reach(&*process, event(body)).await, want);
+    }
+}
+
+#[tokio::test]
+async fn a_hostile_list_does_not_start_children_for_hours() {
+    let config = r#"{ "specs": [{ "from": "l", "op": { "map": { "run": ["/nowhere"] } } }] }"#;
+    let process = build(&KIND, Systems::default(), serde_json::from_str(config).unwrap()).unwrap();
+    let config = r#"{ "specs": [{ "from": "l", "op": { "fold_left": { "run": ["true"] } } }] }"#;
+    let fold = build(&KIND, Systems::default(), serde_json::from_str(config).unwrap()).unwrap();
+    let list = vec!["{}"; 1001].join(",");
+    let since = Instant::now();
+    for process in [process, fold] {
+        let got = reach(&*process, event(&format!("{{\"l\":[{list}]}}"))).await;
+        assert_eq!(got, "rejected: specs[0]: `l`: more than 1000 elements: a program would run for each");
+    }
+    assert!(since.elapsed() < Duration::from_millis(500));
+}
+
+#[test]
+fn a_wrong_program_is_refused() {
+    let rows = [
+        (r#""map""#, r#"{ "run": [] }"#, ".map: expected the path of a program"),
+        (r#""map""#, r#"{ "run": "cat" }"#, ".map.run: invalid type: string \"cat\", expected a sequence"),
+        (r#""map""#, r#"{ "expr": "1" }"#, ".map.expr: unknown field `expr`, expected `run` or `timeout`"),
+        (r#""map""#, "1", ".map: invalid type: integer `1`, expected an expression, or an object with `run`"),
+        (r#""fold_left""#, "{}", ".fold_left: expected either `expr` or `run`"),
+        (r#""fold_left""#, r#"{ "expr": "1", "run": ["a"] }"#, ".fold_left: expected either `expr` or `run`"),
+        (r#""fold_left""#, r#"{ "expr": "1", "timeout": "1s" }"#, ".fold_left: `timeout` is for `run` alone"),
+        (r#""fold_left""#, r#"{ "run": ["a"], "timeout": "0s" }"#, ".fold_left: expected a `timeout` of 1ms to 1d"),
+    ];
+    for (op, value, want) in rows {
+        let config = format!(r#"{{ "specs": [{{ "from": "l", "op": {{ {op}: {value} }} }}] }}"#);
+        check(&KIND, &[(&config, "", &format!("wrong: specs[0].op{want}"))]);
+    }
 }

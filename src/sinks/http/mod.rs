@@ -1,7 +1,5 @@
 //! The `http` sink: batches are sent to one URL, and are safe there once it answers 2xx.
 
-mod connect;
-mod send;
 #[cfg(test)]
 mod tests;
 
@@ -10,17 +8,17 @@ use crate::{
     event::Event,
     fault::Fault,
     kind::{Kind, ParamsError, Sink},
-    systems::tls::ClientTls,
+    systems::{
+        http::{Client, Method, Settings, key},
+        tls::ClientTls,
+    },
 };
 use async_trait::async_trait;
 use flate2::{Compression, write::GzEncoder};
 use schemars::JsonSchema;
-use send::{Parcel, Sender};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, sync::Arc, time::Duration};
 use tokio::task::{JoinHandle, spawn_blocking};
-use ureq::http::{HeaderName, HeaderValue, Uri, header};
 
 pub const KIND: Kind<dyn Sink> = Kind {
     name: "http",
@@ -85,15 +83,6 @@ fn about_credentials() -> Vec<u16> {
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-enum Method {
-    #[default]
-    #[serde(rename = "POST")]
-    Post,
-    #[serde(rename = "PUT")]
-    Put,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Format {
     #[default]
@@ -102,22 +91,17 @@ enum Format {
     Single,
 }
 
-/// Headers that follow from the request itself.
-const OURS: [HeaderName; 7] = [
-    header::CONTENT_LENGTH,
-    header::CONTENT_ENCODING,
-    header::TRANSFER_ENCODING,
-    header::CONNECTION,
-    header::EXPECT,
-    header::TRAILER,
-    header::UPGRADE,
-];
+/// A request's body and what the server knows it by.
+struct Parcel {
+    key: String,
+    body: Vec<u8>,
+}
 
 struct Http {
     format: Format,
     envelope: bool,
     gzip: bool,
-    sender: Arc<Sender>,
+    client: Arc<Client>,
     /// A request under way. If its delivery was dropped, the next one waits for its end: one at a time.
     busy: Option<JoinHandle<(usize, Result<(), Fault>)>>,
     /// Of the last batch that failed in the middle, the keys of what was delivered: not sent again with the rest.
@@ -126,33 +110,24 @@ struct Http {
 
 impl Http {
     fn new(config: Config) -> Result<Http, ParamsError> {
-        let url = url(&config.url).map_err(|e| ParamsError::at("url", e))?;
-        let tls = config.tls.unwrap_or_default();
-        tls.check().map_err(|(field, what)| ParamsError::at(format!("tls.{field}"), what))?;
-        let mut headers = Vec::new();
-        for (name, value) in &config.headers {
-            let (name, value) = own_header(name, value).map_err(|e| ParamsError::at(format!("headers.{name}"), e))?;
-            headers.push((name, value));
-        }
-        if !headers.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
-            let media = if config.format == Format::Ndjson { "application/x-ndjson" } else { "application/json" };
-            headers.push((header::CONTENT_TYPE, HeaderValue::from_static(media)));
-        }
-        if config.gzip {
-            headers.push((header::CONTENT_ENCODING, HeaderValue::from_static("gzip")));
-        }
-        let (key, _) =
-            own_header(&config.idempotency_header, "").map_err(|e| ParamsError::at("idempotency_header", e))?;
-        if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&config.timeout.0) {
-            return Err(ParamsError::at("timeout", "expected 100ms to 10m"));
-        }
         if let Some(status) = config.retry.iter().find(|status| !(400..500).contains(*status)) {
             return Err(ParamsError::at("retry", format!("{status} is not a status of 400 to 499")));
         }
-        let method = if config.method == Method::Put { ureq::http::Method::PUT } else { ureq::http::Method::POST };
-        let sender = Sender::new(method, url, headers, key, config.retry, config.timeout.0, tls);
         let Config { format, envelope, gzip, .. } = config;
-        Ok(Http { format, envelope, gzip, sender: Arc::new(sender), busy: None, done: Vec::new() })
+        let settings = Settings {
+            url: config.url,
+            method: config.method,
+            headers: config.headers,
+            media: if format == Format::Ndjson { "application/x-ndjson" } else { "application/json" },
+            gzip,
+            key: config.idempotency_header,
+            // Where it moved is for a person to say; the events wait.
+            retry: config.retry.into_iter().chain(300..400).collect(),
+            timeout: config.timeout.0,
+            tls: config.tls.unwrap_or_default(),
+        };
+        let client = Client::new(settings).map_err(|(field, what)| ParamsError::at(field, what))?;
+        Ok(Http { format, envelope, gzip, client: Arc::new(client), busy: None, done: Vec::new() })
     }
 
     fn parcels(&self, batch: &[Event]) -> Result<Vec<Parcel>, Fault> {
@@ -192,25 +167,14 @@ impl Http {
     }
 }
 
-/// What the server knows a request by: the event's id, or a digest of all.
-fn key(events: &[Event]) -> String {
-    if let [event] = events
-        && let id = event.id.text()
-        && !id.is_empty()
-        && id.bytes().all(|byte| byte.is_ascii_graphic())
-    {
-        return id.into_owned();
+/// Sends one after another until one fails; says how many arrived.
+fn send(client: &Client, parcels: &[Parcel]) -> (usize, Result<(), Fault>) {
+    for (sent, Parcel { key, body }) in parcels.iter().enumerate() {
+        if let Err(fault) = client.send(key, body) {
+            return (sent, Err(fault));
+        }
     }
-    let mut digest = Sha256::new();
-    for event in events {
-        let id = event.id.text();
-        digest.update((id.len() as u64).to_le_bytes());
-        digest.update(id.as_bytes());
-    }
-    digest.finalize().iter().take(16).fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").ok();
-        hex
-    })
+    (parcels.len(), Ok(()))
 }
 
 #[async_trait]
@@ -224,8 +188,8 @@ impl Sink for Http {
         let before: Vec<String> = parcels.iter().map(|p| &p.key).filter(|k| self.done.contains(k)).cloned().collect();
         parcels.retain(|parcel| !before.contains(&parcel.key));
         let keys: Vec<String> = parcels.iter().map(|parcel| parcel.key.clone()).collect();
-        let sender = self.sender.clone();
-        let busy = self.busy.insert(spawn_blocking(move || sender.send(&parcels)));
+        let client = self.client.clone();
+        let busy = self.busy.insert(spawn_blocking(move || send(&client, &parcels)));
         let (sent, result) = match busy.await {
             Ok(done) => done,
             Err(error) => (0, Err(Fault::retry(format!("the request broke off: {error}")))),
@@ -244,30 +208,6 @@ impl Sink for Http {
 impl Drop for Http {
     /// Ends a request under way at once, so that the gateway's stop need not wait for it.
     fn drop(&mut self) {
-        self.sender.stop();
+        self.client.stop();
     }
-}
-
-fn url(text: &str) -> Result<Uri, String> {
-    let url: Uri = text.parse().map_err(|e| format!("not a URL: {e}"))?;
-    if !matches!(url.scheme_str(), Some("http" | "https")) {
-        return Err("expected a URL that starts with `https://` or `http://`".into());
-    }
-    if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err("expected no user and password in the URL; send them in `headers`".into());
-    }
-    match url.host() {
-        None | Some("") => Err("expected a host in the URL".into()),
-        Some(_) => Ok(url),
-    }
-}
-
-fn own_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
-    let name: HeaderName = name.parse().map_err(|_| "not the name of a header")?;
-    if OURS.contains(&name) {
-        return Err("this header follows from the request and cannot be set");
-    }
-    let mut value = HeaderValue::from_str(value).map_err(|_| "expected visible ASCII characters and spaces")?;
-    value.set_sensitive(true);
-    Ok((name, value))
 }

@@ -3,7 +3,8 @@
 use super::{
     super::pattern::Pattern,
     number::Number,
-    steps::{self, Fold},
+    program::Work,
+    steps::{Fold, Map},
 };
 use crate::{
     event::{
@@ -45,10 +46,11 @@ pub(super) enum Operation {
     /// Replaces every match in a text, or in each text of a list or object.
     Replace(Replace),
     /// An expression for a value, or for each element of a list or object, which it sees as `meta.item`, and the whole
-    /// event as `event`. Where it reads an absent field, an element becomes null.
-    Map(Expr),
+    /// event as `event`. Where it reads an absent field, an element becomes null. Or a program, see its fields.
+    Map(Map),
     /// An expression for each element of a list, from the first to the last, that sees the element as `meta.item` and
-    /// what it gave for the one before as `meta.acc`. An element for which it reads an absent field is passed over.
+    /// what it gave for the one before as `meta.acc`. An element for which it reads an absent field is passed over. Or a
+    /// program for each element, see its fields.
     FoldLeft(Fold),
     /// The same from the last element to the first.
     FoldRight(Fold),
@@ -67,6 +69,16 @@ pub(super) struct Replace {
 }
 
 impl Operation {
+    /// The program that it takes, if it takes one.
+    pub fn program(&self) -> Option<Work<'_>> {
+        match self {
+            Operation::Map(map) => map.program(),
+            Operation::FoldLeft(fold) => fold.program(false),
+            Operation::FoldRight(fold) => fold.program(true),
+            _ => None,
+        }
+    }
+
     /// The result as JSON; `None` if there is none. The error says what is wrong with the value.
     pub fn apply(&self, value: Json<'_>, event: &Event) -> Result<Option<Vec<u8>>, String> {
         let mut out = Vec::new();
@@ -98,7 +110,7 @@ impl Operation {
                 write_string(&regex.0.replace_all(&text, with), out);
                 Ok(())
             })?,
-            Operation::Map(expr) => return steps::map(expr, value, event),
+            Operation::Map(map) => return map.apply(value, event),
             Operation::FoldLeft(fold) => fold.run(elements(value)?, event, &mut out)?,
             Operation::FoldRight(fold) => {
                 let elements: Vec<_> = elements(value)?.collect();
@@ -114,7 +126,7 @@ impl Operation {
     }
 }
 
-fn elements(value: Json<'_>) -> Result<impl Iterator<Item = Json<'_>>, String> {
+pub(super) fn elements(value: Json<'_>) -> Result<impl Iterator<Item = Json<'_>>, String> {
     match value.kind() {
         Sort::Array => Ok(value.elements()),
         kind => Err(format!("expected a list, found {kind}")),
