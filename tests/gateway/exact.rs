@@ -118,7 +118,11 @@ fn three_hundred_concurrent_completions_complete_once() {
     );
     let gateway = plant.start();
     let half = |n: u64| {
-        if n % 2 == 0 { json!({ "id": n.to_string(), "a": n / 2 }) } else { json!({ "id": n.to_string(), "b": n / 2 }) }
+        if n.is_multiple_of(2) {
+            json!({ "id": n.to_string(), "a": n / 2 })
+        } else {
+            json!({ "id": n.to_string(), "b": n / 2 })
+        }
     };
     for hand in plant.post((0..600).map(half).collect()) {
         hand.join().unwrap();
