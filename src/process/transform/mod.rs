@@ -1,6 +1,5 @@
 //! Makes fields out of fields.
 
-mod number;
 mod operation;
 mod steps;
 
