@@ -95,6 +95,13 @@ struct Open {
     carried: BTreeMap<String, Box<RawValue>>,
 }
 
+/// A value of an event, and the fields that have it.
+struct Found<'e> {
+    key: Vec<u8>,
+    value: Json<'e>,
+    fields: Vec<&'e Path>,
+}
+
 fn raw(value: Json<'_>) -> Result<Box<RawValue>, Fault> {
     RawValue::from_string(String::from_utf8_lossy(value.raw()).into_owned()).map_err(Fault::reject)
 }
@@ -160,9 +167,9 @@ impl Open {
 }
 
 impl Complete {
-    /// The values of an event, each with the fields that have it.
-    fn values<'e>(&self, event: &'e Event) -> Result<Vec<(Vec<u8>, Json<'e>, Vec<&Path>)>, Fault> {
-        let mut values: Vec<(Vec<u8>, Json<'e>, Vec<&Path>)> = Vec::new();
+    /// The values of an event.
+    fn values<'e>(&'e self, event: &'e Event) -> Result<Vec<Found<'e>>, Fault> {
+        let mut values: Vec<Found<'e>> = Vec::new();
         for path in &self.config.join {
             let Some(value) = event.body.get(path) else { continue };
             match value.kind() {
@@ -174,21 +181,17 @@ impl Complete {
                 Sort::String | Sort::Number | Sort::Bool => {}
             }
             let key = alike(value);
-            match values.iter_mut().find(|(same, ..)| *same == key) {
-                Some((.., fields)) => fields.push(path),
-                None => values.push((key, value, vec![path])),
+            match values.iter_mut().find(|found| found.key == key) {
+                Some(found) => found.fields.push(path),
+                None => values.push(Found { key, value, fields: vec![path] }),
             }
         }
         Ok(values)
     }
 
     /// Counts an event in the completion of a value, and gives that if it is complete now.
-    fn see(
-        &self,
-        event: &Event,
-        (key, value, fields): (Vec<u8>, Json<'_>, Vec<&Path>),
-        cx: &mut Cx<'_>,
-    ) -> Result<Option<Open>, Fault> {
+    fn see(&self, event: &Event, found: Found<'_>, cx: &mut Cx<'_>) -> Result<Option<Open>, Fault> {
+        let Found { key, value, fields } = found;
         let mut open = Open::read(&key, cx)?;
         if open.as_ref().and_then(|open| open.due).is_some_and(|due| due <= cx.now) {
             self.time_out(&key, cx)?; // its timer was about to come
@@ -242,8 +245,8 @@ impl Process for Complete {
             return Ok(());
         }
         let mut complete = Vec::new();
-        for value in values {
-            complete.extend(self.see(&event, value, cx)?);
+        for found in values {
+            complete.extend(self.see(&event, found, cx)?);
         }
         let status: &[u8] = if complete.is_empty() { b"\"triggered\"" } else { b"\"complete\"" };
         event.body.set(&self.status, status).map_err(Fault::reject)?;

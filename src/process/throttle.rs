@@ -201,7 +201,7 @@ mod tests {
             (r#"{ "rate": "1/m" }"#, &[100_000, 99_999, 1, 1, 60_001], "+ + + 60s +"),
             (r#"{ "rate": "1/m", "burst": 2 }"#, &[100_000, 50_000, 10_000, 10_000, 10_000], "+ 50s + + 60s"),
             // More than one a millisecond.
-            (r#"{ "rate": "3000/s" }"#, &[5, 5, 6, 6, 6, 6], "+ 333.333µs + + + 333.333µs"),
+            (r#"{ "rate": "3000/s" }"#, &[5, 5, 6, 6, 6, 6], "+ 333.333µs + + + 333.332µs"),
         ] {
             assert_eq!(run(config, times), want, "{config} {times:?}");
         }
@@ -232,11 +232,11 @@ mod tests {
             (passed, rig.keys().join(" "))
         };
         assert_eq!(feed(0, 1), (true, r#"["1"]"#.into()));
-        assert_eq!(feed(0, 1).0, false);
+        assert!(!feed(0, 1).0);
         assert_eq!(feed(500, 2), (true, r#"["1"] ["2"]"#.into()));
         assert_eq!(feed(600, 3).1, r#"["1"] ["2"] ["3"]"#);
         assert_eq!(feed(700, 4).1, r#"["2"] ["3"] ["4"]"#); // 1 is nearest to full
-        assert_eq!(feed(700, 3).0, false);
+        assert!(!feed(700, 3).0);
         assert_eq!(feed(1650, 5).1, r#"["4"] ["5"]"#); // 2 and 3 are full
     }
 
