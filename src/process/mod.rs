@@ -173,6 +173,11 @@ mod tests {
             cx.put(key, value.to_owned()).unwrap();
         }
 
+        /// When it wants to be called next.
+        pub fn due(&self) -> Option<i64> {
+            self.memory.next_due()
+        }
+
         pub fn savepoint(&self) -> usize {
             self.memory.savepoint()
         }
