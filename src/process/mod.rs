@@ -1,14 +1,24 @@
 //! The steps of a pipeline: one file, or folder, a kind. Plain functions of an event; nothing here reads a clock.
 
+pub mod aggregate;
 pub mod annotate;
 pub mod checkpoint;
 mod child;
+pub mod complete;
 pub mod continue_;
 pub mod filter;
+pub mod flatmap;
+pub mod fold;
+mod groups;
+pub mod limit;
+pub mod map;
+mod number;
+mod origin;
 mod pattern;
 pub mod spawn;
 mod specs;
 pub mod tee;
+pub mod throttle;
 mod trail;
 pub mod transform;
 
@@ -21,8 +31,22 @@ use crate::{
 use std::fmt;
 
 /// Every kind of process.
-pub const KINDS: &[Kind<dyn Process>] =
-    &[annotate::KIND, checkpoint::KIND, continue_::KIND, filter::KIND, spawn::KIND, tee::KIND, transform::KIND];
+pub const KINDS: &[Kind<dyn Process>] = &[
+    aggregate::KIND,
+    annotate::KIND,
+    checkpoint::KIND,
+    complete::KIND,
+    continue_::KIND,
+    filter::KIND,
+    flatmap::KIND,
+    fold::KIND,
+    limit::KIND,
+    map::KIND,
+    spawn::KIND,
+    tee::KIND,
+    throttle::KIND,
+    transform::KIND,
+];
 
 /// What expressions see of an event: `event` is the body. `meta` is what the source says of the event (the MQTT `topic`,
 /// for instance), and for all other names the envelope: `id`, `topic`, `key`, `priority`, `time` and `intake` in
@@ -93,6 +117,8 @@ mod tests {
         pub now: i64,
         /// What was sent to topics, as `topic: body`.
         pub sent: Vec<String>,
+        /// What the last call emitted.
+        pub out: Vec<Event>,
     }
 
     impl Rig {
@@ -108,13 +134,19 @@ mod tests {
             let scope = crate::kind::Scope { pipeline: "p".into(), ..Default::default() };
             let memory = Memory::new("p", &[(&name, kind.name)], 1 << 20);
             let process = (kind.build)(Params::new(name, scope, value)).map_err(|e| e.to_string())?;
-            Ok(Rig { process, when, memory, now: 2000, sent: Vec::new() })
+            Ok(Rig { process, when, memory, now: 2000, sent: Vec::new(), out: Vec::new() })
         }
 
         /// The bodies of what comes out for an event of this body, one after another, or why it is rejected; then what
         /// it changed is taken back.
         pub fn feed(&mut self, body: &str) -> String {
-            let event = event(body);
+            self.feed_as("e-1", body)
+        }
+
+        /// The same for an event of this id.
+        pub fn feed_as(&mut self, id: &str, body: &str) -> String {
+            let event = Event { id: Id::Own(Text::from(id)), ..event(body) };
+            self.out.clear();
             if !holds(self.when.as_ref(), &event).unwrap_or(true) {
                 return if self.process.stops() { String::new() } else { body.to_owned() };
             }
@@ -124,9 +156,51 @@ mod tests {
             })
         }
 
+        /// The ids of what the last call emitted.
+        pub fn ids(&self) -> Vec<String> {
+            self.out.iter().map(|event| event.id.text().into_owned()).collect()
+        }
+
+        /// What it remembers, as `key=value` and `key@time`.
+        pub fn state(&mut self) -> Vec<String> {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let (mut out, mut sent) = (Vec::new(), Vec::new());
+            let cx = Cx { now: 0, out: &mut out, sent: &mut sent, memory: &mut self.memory, at: 0 };
+            let keys: Vec<Vec<u8>> = cx.list().map(|(key, _)| key.to_vec()).collect();
+            let timers = keys.iter().filter_map(|key| Some(format!("{}@{}", text(key), cx.timer(key)?)));
+            cx.list().map(|(key, value)| format!("{}={}", text(key), text(value))).chain(timers).collect()
+        }
+
+        /// The keys of what it remembers.
+        pub fn keys(&mut self) -> Vec<String> {
+            self.state().iter().filter_map(|entry| Some(entry.split_once('=')?.0.to_owned())).collect()
+        }
+
+        /// Puts something into its state, as another version or a person might have.
+        pub fn remember(&mut self, key: &[u8], value: &str) {
+            let (mut out, mut sent) = (Vec::new(), Vec::new());
+            let mut cx = Cx { now: 0, out: &mut out, sent: &mut sent, memory: &mut self.memory, at: 0 };
+            cx.put(key, value.to_owned()).unwrap();
+        }
+
+        /// When it wants to be called next.
+        pub fn due(&self) -> Option<i64> {
+            self.memory.next_due()
+        }
+
+        pub fn savepoint(&self) -> usize {
+            self.memory.savepoint()
+        }
+
+        /// Takes back what was remembered since then.
+        pub fn rollback(&mut self, savepoint: usize) {
+            self.memory.rollback(savepoint);
+        }
+
         /// Moves the clock and gives what timers emit.
         pub fn advance(&mut self, now: i64) -> String {
             let mut all = String::new();
+            self.out.clear();
             while let Some((_, timer)) = self.memory.take_due(now) {
                 self.now = self.now.max(timer.due);
                 all += &self.run(|process, _, cx| process.timer(timer, cx));
@@ -137,6 +211,7 @@ mod tests {
 
         /// What it emits at the end of all sources.
         pub fn finish(&mut self) -> String {
+            self.out.clear();
             self.run(|process, _, cx| process.finish(cx))
         }
 
@@ -148,7 +223,9 @@ mod tests {
                 Ok(()) => {
                     let body = |e: &Event| String::from_utf8(e.body.to_bytes().to_vec()).unwrap();
                     self.sent.extend(sent.iter().map(|(topic, e)| format!("{topic}: {}", body(e))));
-                    out.iter().map(body).collect()
+                    let text = out.iter().map(body).collect();
+                    self.out.append(&mut out);
+                    text
                 }
                 Err(fault) => {
                     self.memory.rollback(savepoint);

@@ -6,7 +6,7 @@ use crate::{
     event::{Event, Path},
     expr::Expr,
     fault::Fault,
-    kind::{Cx, Memory, Outside, Process, Timer, side_topic},
+    kind::{Cx, Memory, Process, Timer, side_topic},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -75,6 +75,8 @@ struct Stage {
     meter: Arc<Meter>,
     /// `pipelines.NAME.PROCESS`
     link: String,
+    /// Whether it has a part outside.
+    outside: bool,
 }
 
 /// What an event turned into.
@@ -92,6 +94,8 @@ pub(super) enum Unfinished {
     Failed(Failure),
     /// It has to wait, and what was done before it should not.
     Later,
+    /// A process wants to see it after that time. Only a stage says so, to its chain.
+    Early(Duration, Box<Event>),
 }
 
 /// Which process gave up an event, why, and what is to happen now.
@@ -118,6 +122,8 @@ pub(super) struct Run<'a> {
     pub memory: &'a mut Memory,
     pub effect: &'a mut Effect,
     pub patience: Patience,
+    /// The time that processes are given.
+    now: i64,
 }
 
 impl Chain {
@@ -174,7 +180,7 @@ impl Chain {
     /// How many of its first processes may run for several events at once: up to the last one that reaches outside,
     /// unless one before that remembers something, which must see the events one by one.
     pub fn side_by_side(&self) -> usize {
-        let front = self.stages.iter().rposition(|s| s.process.outside().is_some()).map_or(0, |last| last + 1);
+        let front = self.stages.iter().rposition(|s| s.outside).map_or(0, |last| last + 1);
         let stateless = self.stages[..front].iter().all(|s| !s.process.keeps_state());
         if self.settings.workers > 1 && stateless { front } else { 0 }
     }
@@ -187,17 +193,32 @@ impl Chain {
         run: &mut Run<'_>,
     ) -> Result<Vec<Event>, Unfinished> {
         let (savepoint, before) = (run.memory.savepoint(), run.effect.sent.len());
-        let mut events = events;
+        let (mut events, mut next) = (events, Vec::with_capacity(1));
+        run.now = self.around.time.now();
         for at in range {
-            let mut next = Vec::with_capacity(events.len());
-            for event in events {
-                if let Err(unfinished) = self.stages[at].run(at, event, &mut next, run, self).await {
+            let stage = &self.stages[at];
+            for event in events.drain(..) {
+                // Most processes never wait: they are plain calls, and the future stays small.
+                let mut done = match stage.outside {
+                    true => Box::pin(stage.reach(at, event, &mut next, run, self)).await,
+                    false => stage.pass(at, event, &mut next, run),
+                };
+                while let Err(Unfinished::Early(wait, event)) = done {
+                    if run.patience == Patience::Short {
+                        done = Err(Unfinished::Later);
+                        break;
+                    }
+                    self.around.time.wait(wait).await;
+                    run.now = self.around.time.now();
+                    done = stage.pass(at, *event, &mut next, run);
+                }
+                if let Err(unfinished) = done {
                     run.memory.rollback(savepoint);
                     run.effect.sent.truncate(before);
                     return Err(unfinished);
                 }
             }
-            events = next;
+            std::mem::swap(&mut events, &mut next);
         }
         Ok(events)
     }
@@ -227,8 +248,8 @@ impl Chain {
     ) -> Vec<Event> {
         let Some(stage) = self.stages.get(at) else { return Vec::new() };
         let (savepoint, before, mut out) = (run.memory.savepoint(), run.effect.sent.len(), Vec::new());
-        let mut cx = run.cx(self.around.time.now(), at, &mut out);
-        if let Err(fault) = call(&*stage.process, &mut cx) {
+        run.now = self.around.time.now();
+        if let Err(fault) = call(&*stage.process, &mut run.cx(at, &mut out)) {
             run.memory.rollback(savepoint);
             run.effect.sent.truncate(before);
             stage.meter.failed.fetch_add(1, Relaxed);
@@ -240,9 +261,13 @@ impl Chain {
     }
 }
 
-impl Run<'_> {
-    fn cx<'b>(&'b mut self, now: i64, at: usize, out: &'b mut Vec<Event>) -> Cx<'b> {
-        Cx { now, out, sent: &mut self.effect.sent, memory: self.memory, at }
+impl<'a> Run<'a> {
+    pub fn new(memory: &'a mut Memory, effect: &'a mut Effect, patience: Patience) -> Self {
+        Run { memory, effect, patience, now: 0 }
+    }
+
+    fn cx<'b>(&'b mut self, at: usize, out: &'b mut Vec<Event>) -> Cx<'b> {
+        Cx { now: self.now, out, sent: &mut self.effect.sent, memory: self.memory, at }
     }
 }
 
@@ -251,6 +276,7 @@ impl Stage {
         Stage {
             link: format!("pipelines.{pipeline}.{}", plan.name),
             meter: Arc::new(Meter::new(&plan.name)),
+            outside: plan.process.outside().is_some(),
             process: plan.process,
             kind: plan.kind,
             when: plan.when,
@@ -260,7 +286,22 @@ impl Stage {
     }
 
     /// Runs one event through and adds what goes on to `next`.
-    async fn run(
+    fn pass(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
+        let begun = self.meter.begin(false);
+        let done = match self.passes_by(&event) {
+            Ok(false) => self.work(at, event, next, run),
+            Ok(true) => {
+                self.skip(event, next);
+                return Ok(());
+            }
+            Err(fault) => self.fail(fault, event, next),
+        };
+        self.meter.end(begun);
+        done
+    }
+
+    /// As `pass`, after what is to be done outside.
+    async fn reach(
         &self,
         at: usize,
         event: Event,
@@ -268,83 +309,82 @@ impl Stage {
         run: &mut Run<'_>,
         chain: &Chain,
     ) -> Result<(), Unfinished> {
-        let begun = self.meter.begin(self.process.outside().is_some());
-        let (savepoint, sent, made) = (run.memory.savepoint(), run.effect.sent.len(), next.len());
-        let unchanged = (self.on_fail == OnFail::Continue).then(|| event.clone());
-        let done = match self.when.as_ref().map_or(Ok(true), |when| when.test(&event)) {
-            Ok(true) => self.work(at, event, next, run, chain).await,
-            Ok(false) => {
-                self.meter.skipped.fetch_add(1, Relaxed);
-                next.extend((!self.process.stops()).then_some(event));
+        let begun = self.meter.begin(true);
+        let done = match self.passes_by(&event) {
+            Ok(false) => match self.attempts(event.clone(), run.patience, chain).await {
+                Ok(changed) => self.work(at, changed, next, run),
+                Err(Some(fault)) => self.fail(fault, event, next),
+                Err(None) => Err(Unfinished::Later),
+            },
+            Ok(true) => {
+                self.skip(event, next);
                 return Ok(());
             }
-            Err(error) => Err(self.failed(Fault::reject(format!("when: {error}")))),
+            Err(fault) => self.fail(fault, event, next),
         };
         self.meter.end(begun);
-        match (done, unchanged) {
-            (Ok(()), _) => {}
-            (Err(Unfinished::Failed(_)), Some(event)) => {
-                run.memory.rollback(savepoint);
-                run.effect.sent.truncate(sent);
-                next.truncate(made);
-                next.push(event);
+        done
+    }
+
+    /// Whether `when` does not hold.
+    fn passes_by(&self, event: &Event) -> Result<bool, Fault> {
+        let holds = self.when.as_ref().map_or(Ok(true), |when| when.test(event));
+        holds.map(|holds| !holds).map_err(|error| Fault::reject(format!("when: {error}")))
+    }
+
+    fn skip(&self, event: Event, next: &mut Vec<Event>) {
+        self.meter.skipped.fetch_add(1, Relaxed);
+        next.extend((!self.process.stops()).then_some(event));
+    }
+
+    /// What the process itself does.
+    fn work(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
+        let (savepoint, sent, made) = (run.memory.savepoint(), run.effect.sent.len(), next.len());
+        // Only one that counts what has passed can say that it is too early for this one.
+        let spare = (self.on_fail == OnFail::Continue || self.process.keeps_state()).then(|| event.clone());
+        let fault = match self.process.process(event, &mut run.cx(at, next)) {
+            Ok(()) => {
+                self.meter.emitted.fetch_add((next.len() - made) as u64, Relaxed);
+                return Ok(());
             }
-            (Err(unfinished), _) => return Err(unfinished),
+            Err(fault) => fault,
+        };
+        run.memory.rollback(savepoint);
+        run.effect.sent.truncate(sent);
+        next.truncate(made);
+        match (fault, spare) {
+            (Fault::RetryAfter(wait, _), Some(event)) => Err(Unfinished::Early(wait, Box::new(event))),
+            (fault, Some(event)) => self.fail(fault, event, next),
+            (fault, None) => Err(self.failed(fault)),
         }
-        self.meter.emitted.fetch_add((next.len() - made) as u64, Relaxed);
+    }
+
+    /// The event is failed, or goes on as it came.
+    fn fail(&self, fault: Fault, event: Event, next: &mut Vec<Event>) -> Result<(), Unfinished> {
+        let failed = self.failed(fault);
+        if self.on_fail != OnFail::Continue {
+            return Err(failed);
+        }
+        self.meter.emitted.fetch_add(1, Relaxed);
+        next.push(event);
         Ok(())
     }
 
-    async fn work(
-        &self,
-        at: usize,
-        mut event: Event,
-        next: &mut Vec<Event>,
-        run: &mut Run<'_>,
-        chain: &Chain,
-    ) -> Result<(), Unfinished> {
-        if let Some(outside) = self.process.outside() {
-            self.reach(outside, &mut event, run.patience, chain).await?;
-        }
-        let (savepoint, sent, made) = (run.memory.savepoint(), run.effect.sent.len(), next.len());
-        loop {
-            // Only one that counts what has passed can say that it is too early for this one.
-            let again = self.process.keeps_state().then(|| event.clone());
-            let fault = match self.process.process(event, &mut run.cx(chain.around.time.now(), at, next)) {
-                Ok(()) => return Ok(()),
-                Err(fault) => fault,
-            };
-            let (Fault::RetryAfter(wait, _), Some(same)) = (&fault, again) else { return Err(self.failed(fault)) };
-            if run.patience == Patience::Short {
-                return Err(Unfinished::Later);
-            }
-            run.memory.rollback(savepoint);
-            run.effect.sent.truncate(sent);
-            next.truncate(made);
-            chain.around.time.wait(*wait).await;
-            event = same;
-        }
-    }
-
-    /// Does what is outside, again and again as configured.
-    async fn reach(
-        &self,
-        outside: &dyn Outside,
-        event: &mut Event,
-        patience: Patience,
-        chain: &Chain,
-    ) -> Result<(), Unfinished> {
+    /// Does what is outside, again and again as configured. Gives the event as it is then, or the fault; without one, it is
+    /// to be done later.
+    async fn attempts(&self, mut event: Event, patience: Patience, chain: &Chain) -> Result<Event, Option<Fault>> {
+        let Some(outside) = self.process.outside() else { return Ok(event) };
         if let Some(stand_in) = &chain.around.stand_in
-            && stand_in.answer(&self.meter.name, event).map_err(|fault| self.failed(fault))?
+            && stand_in.answer(&self.meter.name, &mut event)?
         {
-            return Ok(());
+            return Ok(event);
         }
         let (mut wait, mut tries) = (self.retry.initial.0, 0);
         loop {
-            let fault = match outside.reach(event).await {
+            let fault = match outside.reach(&mut event).await {
                 Ok(()) => {
                     chain.around.links.up(&self.link);
-                    return Ok(());
+                    return Ok(event);
                 }
                 Err(fault) => fault,
             };
@@ -354,13 +394,13 @@ impl Stage {
                 (None, Fault::Reject(_) | Fault::Fatal(_)) => false,
             };
             if !again {
-                return Err(self.failed(fault));
+                return Err(Some(fault));
             }
             tries += 1;
             self.meter.retried.fetch_add(1, Relaxed);
             chain.around.links.down(&self.link, &fault.to_string());
             if self.retry.count.is_none() && patience == Patience::Short {
-                return Err(Unfinished::Later);
+                return Err(None);
             }
             let asked = if let Fault::RetryAfter(asked, _) = fault { asked } else { Duration::ZERO };
             chain.around.time.wait(wait.max(asked.min(self.retry.max.0))).await;

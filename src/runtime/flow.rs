@@ -155,13 +155,13 @@ impl Stage {
         let mut effect = Effect::default();
         let done = if self.chain.keeps_state() {
             let mut memory = self.memory.lock().await;
-            let mut run = Run { memory: &mut memory, effect: &mut effect, patience: Patience::Answer };
+            let mut run = Run::new(&mut memory, &mut effect, Patience::Answer);
             let done = self.chain.event(event.clone(), &mut run).await;
             memory.settle();
             done
         } else {
             let mut memory = Memory::default();
-            let mut run = Run { memory: &mut memory, effect: &mut effect, patience: Patience::Answer };
+            let mut run = Run::new(&mut memory, &mut effect, Patience::Answer);
             self.chain.event(event.clone(), &mut run).await
         };
         self.ended(event, done, &mut effect)?;
@@ -172,14 +172,14 @@ impl Stage {
         let mut memory = self.memory.lock().await;
         let Some((at, timer)) = memory.take_due(due) else { return Ok(Vec::new()) };
         let mut effect = Effect::default();
-        let mut run = Run { memory: &mut memory, effect: &mut effect, patience: Patience::Answer };
+        let mut run = Run::new(&mut memory, &mut effect, Patience::Answer);
         let events = self.chain.fire(at, timer, &mut run);
         self.rest(at + 1, events, &mut memory, effect).await
     }
 
     async fn finish(&self, at: usize) -> Result<Vec<Event>, String> {
         let (mut memory, mut effect) = (self.memory.lock().await, Effect::default());
-        let mut run = Run { memory: &mut memory, effect: &mut effect, patience: Patience::Answer };
+        let mut run = Run::new(&mut memory, &mut effect, Patience::Answer);
         let events = self.chain.finish(at, &mut run);
         self.rest(at + 1, events, &mut memory, effect).await
     }
@@ -193,7 +193,7 @@ impl Stage {
         mut effect: Effect,
     ) -> Result<Vec<Event>, String> {
         for event in events {
-            let mut run = Run { memory, effect: &mut effect, patience: Patience::Answer };
+            let mut run = Run::new(memory, &mut effect, Patience::Answer);
             let done = self.chain.run(from..self.chain.all().end, vec![event.clone()], &mut run).await;
             let done = done.map(|mut out| effect.out.append(&mut out));
             self.ended(&event, done, &mut effect)?;

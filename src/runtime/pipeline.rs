@@ -103,7 +103,7 @@ impl Pipeline {
                     let dead = made.fail(&self.chain.name, &event, &failure);
                     made.moved(self.consumer, lane, event.seq + 1).dead += u64::from(dead);
                 }
-                Err(Unfinished::Later) => break,
+                Err(Unfinished::Later | Unfinished::Early(..)) => break,
             }
             to = event.seq + 1;
         }
@@ -130,7 +130,7 @@ impl Pipeline {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Unfinished> {
         let savepoint = self.memory.savepoint();
-        let mut run = Run { memory: &mut self.memory, effect, patience };
+        let mut run = Run::new(&mut self.memory, effect, patience);
         let done = tokio::select! {
             biased;
             done = self.chain.event(event.clone(), &mut run) => Some(done),
@@ -151,7 +151,7 @@ impl Pipeline {
             let savepoint = self.memory.savepoint();
             let Some((at, timer)) = self.memory.take_due(self.chain.around.time.now()) else { break };
             let mut effect = Effect::default();
-            let mut run = Run { memory: &mut self.memory, effect: &mut effect, patience: Patience::Endless };
+            let mut run = Run::new(&mut self.memory, &mut effect, Patience::Endless);
             let events = self.chain.fire(at, timer, &mut run);
             made.take(&self.chain.topic, &mut effect);
             if !self.rest(at + 1, events, &mut made, stop).await {
@@ -167,7 +167,7 @@ impl Pipeline {
         let mut made = Made::default();
         for at in self.chain.all() {
             let mut effect = Effect::default();
-            let mut run = Run { memory: &mut self.memory, effect: &mut effect, patience: Patience::Endless };
+            let mut run = Run::new(&mut self.memory, &mut effect, Patience::Endless);
             let events = self.chain.finish(at, &mut run);
             made.take(&self.chain.topic, &mut effect);
             if !self.rest(at + 1, events, &mut made, stop).await {
@@ -192,7 +192,7 @@ impl Pipeline {
     ) -> bool {
         for event in events {
             let mut effect = Effect::default();
-            let mut run = Run { memory: &mut self.memory, effect: &mut effect, patience: Patience::Endless };
+            let mut run = Run::new(&mut self.memory, &mut effect, Patience::Endless);
             let range = from..self.chain.all().end;
             let done = tokio::select! {
                 biased;
@@ -207,7 +207,7 @@ impl Pipeline {
                 Err(Unfinished::Failed(failure)) => {
                     made.fail(&self.chain.name, &event, &failure);
                 }
-                Err(Unfinished::Later) => return false,
+                Err(Unfinished::Later | Unfinished::Early(..)) => return false,
             }
         }
         true

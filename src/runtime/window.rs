@@ -179,7 +179,7 @@ impl Window {
                     let dead = made.fail(&self.pipeline.chain.name, event, &failure);
                     made.moved(consumer, slot.lane, slot.to).dead += u64::from(dead);
                 }
-                Err(Unfinished::Later) => break,
+                Err(Unfinished::Later | Unfinished::Early(..)) => break,
             }
             through += 1;
         }
@@ -198,13 +198,13 @@ impl Window {
 /// The part of the work that remembers nothing.
 async fn outside(chain: Arc<Chain>, front: usize, number: u64, event: Event) -> (u64, Front) {
     let (mut memory, mut effect) = (Memory::default(), Effect::default());
-    let mut run = Run { memory: &mut memory, effect: &mut effect, patience: Patience::Endless };
+    let mut run = Run::new(&mut memory, &mut effect, Patience::Endless);
     let done = chain.run(0..front, vec![event], &mut run).await;
     let front = match done {
         Ok(out) => Ok(Effect { out, ..effect }),
         Err(Unfinished::Failed(failure)) => Err(failure),
         // It is endlessly patient.
-        Err(Unfinished::Later) => {
+        Err(Unfinished::Later | Unfinished::Early(..)) => {
             Err(Failure { process: chain.topic.clone(), reason: "it was put off".into(), on_fail: OnFail::Dead })
         }
     };
@@ -222,7 +222,7 @@ async fn rest(
     let before = before.as_ref().map_err(|failure| Unfinished::Failed(failure.clone()))?;
     let mut effect = Effect { out: Vec::new(), sent: before.sent.clone() };
     let savepoint = pipeline.memory.savepoint();
-    let mut run = Run { memory: &mut pipeline.memory, effect: &mut effect, patience };
+    let mut run = Run::new(&mut pipeline.memory, &mut effect, patience);
     let range = front..pipeline.chain.all().end;
     tokio::select! {
         biased;

@@ -1,6 +1,5 @@
 //! Fields made out of fields: what a `transform` does with its event, and a `tee` with its copy.
 
-mod number;
 mod operation;
 mod program;
 mod steps;

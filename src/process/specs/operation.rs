@@ -1,8 +1,7 @@
 //! What can be done with a value.
 
 use super::{
-    super::pattern::Pattern,
-    number::Number,
+    super::{number::Number, pattern::Pattern},
     program::Work,
     steps::{Fold, Map},
 };

@@ -65,6 +65,20 @@ impl Number {
     }
 }
 
+/// A number as text, the same for the same value however it is written: `1`, `1.0` and `10e-1` are `1`. A whole number
+/// keeps all of its digits.
+pub(super) fn text(value: Json<'_>) -> String {
+    let raw = String::from_utf8_lossy(value.raw());
+    if raw.bytes().all(|c| c == b'-' || c.is_ascii_digit()) {
+        return if raw == "-0" { "0".into() } else { raw.into_owned() };
+    }
+    match value.as_f64() {
+        Some(n) if n.fract() == 0.0 => (n + 0.0).to_string(), // -0.0 becomes 0
+        Some(n) => format!("{n:?}"),
+        None => raw.into_owned(),
+    }
+}
+
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
         let number = serde_json::Number::deserialize(de)?;
@@ -81,5 +95,28 @@ impl JsonSchema for Number {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "number" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_numbers_have_one_text() {
+        for (same, want) in [
+            (&["1", "1.0", "1e0", "10e-1"][..], "1"),
+            (&["0", "-0", "0.0", "-0.0", "0e9"], "0"),
+            (&["10000000000000000000", "1e19"], "10000000000000000000"),
+            (&["18446744073709551615"], "18446744073709551615"),
+            (&["9007199254740993"], "9007199254740993"),
+            (&["-2.50", "-25e-1"], "-2.5"),
+            (&["1e-7"], "1e-7"),
+            (&["1e999"], "1e999"),
+        ] {
+            for raw in same {
+                assert_eq!(text(Json::trusted(raw.as_bytes())), want, "{raw}");
+            }
+        }
     }
 }
