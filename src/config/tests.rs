@@ -133,8 +133,12 @@ const CLOUD: Kind<dyn Toy> = Kind {
     },
 };
 
-pub(crate) const TOYS: Catalogue<'static, dyn Toy, dyn Toy, dyn Toy> =
-    Catalogue { sources: &[HOOK, TIMER], processes: &[ANNOTATE], sinks: &[CLOUD] };
+pub(crate) const TOYS: Catalogue<'static, dyn Toy, dyn Toy, dyn Toy> = Catalogue {
+    sources: &[HOOK, TIMER],
+    processes: &[ANNOTATE],
+    sinks: &[CLOUD],
+    systems: crate::kind::systems::KINDS,
+};
 
 fn outside(reference: &str) -> Result<String, String> {
     interpolate::resolve(reference, &|name| match name {

@@ -1,6 +1,5 @@
 //! The `http` sink: batches are sent to one URL, and are safe there once it answers 2xx.
 
-mod connect;
 mod send;
 #[cfg(test)]
 mod tests;

@@ -1,29 +1,24 @@
 //! One request, and what its answer means.
 
-use super::connect::Tls;
-use crate::{clock, fault::Fault, systems::tls::ClientTls};
+use crate::{
+    clock,
+    fault::Fault,
+    systems::{
+        https::{self, printable},
+        tls::ClientTls,
+    },
+};
 use anyhow::anyhow;
 use std::{io::Read, time::Duration};
 use ureq::{
     Agent, Body,
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header},
-    unversioned::{
-        resolver::DefaultResolver,
-        transport::{Connector, TcpConnector},
-    },
 };
 
-/// A server that does not take a connection within this is not there.
-const CONNECT: Duration = Duration::from_secs(10);
-/// A connection idle for longer than this is made anew: servers mostly keep theirs for a minute.
-const IDLE: Duration = Duration::from_secs(30);
 /// Longer than this nobody may keep us waiting, whatever `Retry-After` says.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// Bytes of an answer that are read, so that the connection can be used again.
 const MAX_ANSWER: u64 = 64 << 10;
-/// Bytes of an answer that are quoted.
-const QUOTE: usize = 200;
-const BUFFER: usize = 16 << 10;
 
 /// A request's body and what the server knows it by.
 pub(super) struct Parcel {
@@ -51,22 +46,7 @@ impl Sender {
         timeout: Duration,
         tls: ClientTls,
     ) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
-            .timeout_global(Some(timeout))
-            .timeout_connect(Some(CONNECT.min(timeout)))
-            .max_idle_connections(1)
-            .max_idle_connections_per_host(1)
-            .max_idle_age(IDLE)
-            .input_buffer_size(BUFFER)
-            .output_buffer_size(BUFFER)
-            .build();
-        let connector = ().chain(TcpConnector::default()).chain(Tls(tls));
-        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        let agent = https::agent(timeout, tls, 1);
         Sender { agent, method, url, headers, key, retry }
     }
 
@@ -166,19 +146,6 @@ fn quote(answer: &[u8], secrets: &[(HeaderName, HeaderValue)]) -> String {
     if text.is_empty() { text } else { format!(": {text}") }
 }
 
-/// The beginning of foreign text, safe for a log and a terminal.
-fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTE)]);
-    text.chars().fold(String::new(), |mut out, c| {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-        out
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,17 +177,5 @@ mod tests {
             assert_eq!(retry_after(&headers, now).map(|wait| wait.as_secs()), want, "{after} {date:?}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
-    }
-
-    #[test]
-    fn foreign_text_cannot_harm_a_terminal() {
-        for (bytes, want) in [
-            (&b"a\r\nb\x1b[2J\0"[..], "a\\r\\nb\\u{1b}[2J\\u{0}"),
-            (b"\xff\xc2\x9b31m", "\u{fffd}\\u{9b}31m"),
-            ("ä".as_bytes(), "ä"),
-        ] {
-            assert_eq!(printable(bytes), want);
-        }
-        assert_eq!(printable(&[b'x'; 300]).len(), QUOTE);
     }
 }
