@@ -33,11 +33,14 @@ pub struct Config {
     /// How the gateway calls itself; a subscription adds a dash and a number. No two clients of a broker may have the
     /// same. Default: the gateway's id, a dash and the system's name.
     pub client_id: Option<String>,
+    /// Who logs in, where the broker asks for it.
     pub username: Option<String>,
     /// Refer to it with `${file:…}` or `${cred:…}`.
     pub password: Option<String>,
+    /// The protocol that is spoken.
     #[serde(default)]
     pub version: Version,
+    /// How the broker is trusted, and a client certificate.
     pub tls: Option<ClientTls>,
     /// After so long without a packet the broker is asked for a sign of life; after half of it again, it is gone.
     #[serde(default = "default_keepalive")]
