@@ -46,7 +46,11 @@ mod tests {
         };
         let fault = list.call(Duration::from_millis(20), "x", slow).await.unwrap_err();
         assert_eq!(fault.to_string(), "`x`: not done within 20ms");
-        let fault = list.call(Duration::from_millis(20), "x", |list| Ok(list.push(2))).await.unwrap_err();
+        let quick = |list: &mut Vec<u8>| {
+            list.push(2);
+            Ok(())
+        };
+        let fault = list.call(Duration::from_millis(20), "x", quick).await.unwrap_err();
         assert!(matches!(fault, Fault::Retry(_)));
         let seen = list.call(Duration::from_secs(10), "x", |list| Ok(list.clone())).await.unwrap();
         assert_eq!(seen, [1], "what had not begun is not done later");
