@@ -261,6 +261,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_has_expired_and_is_not_removed_yet_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv = kv(dir.path(), default_limit());
+        let fill = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+            INSERT INTO entry (key, value, due) SELECT 'k' || i, x'01', i FROM n";
+        kv.run(move |db| db.execute_batch(fill)).await.unwrap();
+        assert_eq!(kv.get("k999").await.unwrap(), None);
+        assert_eq!(kv.list("", None, 10).await.unwrap(), [""; 0]);
+        assert!(!kv.compare_and_swap("k999", Some(b"\x01"), b"2").await.unwrap());
+        assert!(!kv.delete("k998").await.unwrap());
+        assert!(kv.compare_and_swap("k999", None, b"3").await.unwrap());
+        assert_eq!(kv.list("", None, 10).await.unwrap(), ["k999"]);
+        let rows = kv.run(|db| db.query_row("SELECT count(*) FROM entry", [], |r| r.get::<_, i64>(0))).await;
+        assert_eq!(rows.unwrap(), 1000 - 3 * SWEPT, "three changes");
+    }
+
+    #[tokio::test]
     async fn a_full_file_can_be_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let kv = kv(dir.path(), Size(4 << 20));
