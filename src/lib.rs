@@ -18,7 +18,8 @@
 //! An *event* has an id, a topic, a key, a priority, times, and a body: one JSON object. A *topic* is a named stream of
 //! them; a source writes one, a pipeline writes one. At one priority, a topic is a *lane*: a run of sequence numbers
 //! without holes. A *consumer* is a pipeline or a sink, with a *cursor* in each lane. A *step* is what one party wants
-//! committed, whole or not at all. A *kind* is the catalogue entry of a component. A *fault* says why something failed, as
+//! committed, whole or not at all. A *system* is a key-value store, an object store or a broker that components share. A
+//! *kind* is the catalogue entry of a component or system. A *fault* says why something failed, as
 //! what to do next: retry, reject, give up.
 //!
 //! # The code, in reading order
@@ -29,8 +30,9 @@
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
 //!   `reader` what consumers see of it, `trim` how it stays small.
-//! - [`systems`] has what several components share to reach others: TLS, HTTP and MQTT as a client.
-//! - [`kind`] has the traits of components, what they are given, and the catalogue entry.
+//! - [`systems`] has what several components share to reach others: TLS, HTTP and MQTT as a client; and the systems that a
+//!   configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each kind.
+//! - [`kind`] has the traits of components, what they are given, the catalogue entry, and the list of systems.
 //! - [`sources`], [`process`] and [`sinks`] have one file (or folder) a kind, and the list of all in `mod.rs`.
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
 //! - [`runtime`] starts them, tries again what failed, and stops all in the order of flow.
@@ -64,7 +66,7 @@
 //! # What is absent
 //!
 //! - No `unsafe`; no `unwrap`, `expect` or `panic` outside tests.
-//! - No SQL outside [`store`], and no second writer.
+//! - No SQL outside [`store`] and the `sqlite` system, which has a file of its own; no second writer of the store.
 //! - No wall clock outside [`clock`]; processes and expressions read none at all: time is an argument.
 //! - No thread or task that nobody waits for: only [`runtime`] and [`store`] spawn; what a component starts lives in a
 //!   `JoinSet` inside its own future, or inside itself, and ends with it.

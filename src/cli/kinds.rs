@@ -35,7 +35,8 @@ struct Row {
     common: bool,
 }
 
-const SORTS: [(&str, &str); 3] = [("source", "sources"), ("process", "processes"), ("sink", "sinks")];
+const SORTS: [(&str, &str); 4] =
+    [("source", "sources"), ("process", "processes"), ("sink", "sinks"), ("system", "systems")];
 /// Columns of a terminal.
 const WIDTH: usize = 110;
 /// Lists of lists deeper than this are plain lists; it ends types that contain themselves.
@@ -51,6 +52,7 @@ pub fn kinds<S: ?Sized, P: ?Sized, K: ?Sized>(
     let mut pages = pages("source", catalogue.sources, &schema);
     pages.extend(self::pages("process", catalogue.processes, &schema));
     pages.extend(self::pages("sink", catalogue.sinks, &schema));
+    pages.extend(self::pages("system", catalogue.systems, &schema));
     let Some(name) = name else {
         return Ok(match format {
             Format::Text => list(&pages),
@@ -304,14 +306,14 @@ mod tests {
     };
     const FILE: Kind<str> = Kind { name: "file", about: "lines of a file", ..HOOK };
     const CATALOGUE: Catalogue<'static, str, str, str> =
-        Catalogue { sources: &[FILE, HOOK], processes: &[], sinks: &[HOOK] };
+        Catalogue { sources: &[FILE, HOOK], processes: &[], sinks: &[HOOK], systems: &[] };
 
     #[test]
     fn the_list_is_short() {
         let told = kinds(&CATALOGUE, None, Format::Text).unwrap();
         assert_eq!(
             told,
-            "sources\n  file  lines of a file\n  http  events posted over HTTP\nprocesses\nsinks\n  http  events posted over HTTP\n"
+            "sources\n  file  lines of a file\n  http  events posted over HTTP\nprocesses\nsinks\n  http  events posted over HTTP\nsystems\n"
         );
         let told: Value = serde_json::from_str(&kinds(&CATALOGUE, None, Format::Json).unwrap()).unwrap();
         assert_eq!(told["sources"][0], json!({ "name": "file", "about": "lines of a file" }));

@@ -6,7 +6,7 @@ mod test;
 
 use crate::{
     config::{self, Catalogue, Problem},
-    kind::{Process, Sink, Source},
+    kind::{self, Process, Sink, Source},
     process as processes, runtime, sinks, sources,
 };
 use anyhow::Context;
@@ -81,7 +81,7 @@ enum Command {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         format: String,
     },
-    /// List the kinds of sources, processes and sinks, or explain one: its fields and an example.
+    /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
     Kinds {
@@ -107,7 +107,8 @@ enum Command {
 
 /// Everything a configuration can name.
 pub fn catalogue() -> Catalogue<'static, dyn Source, dyn Process, dyn Sink> {
-    Catalogue { sources: sources::KINDS, processes: processes::KINDS, sinks: sinks::KINDS }
+    let systems = kind::systems::KINDS;
+    Catalogue { sources: sources::KINDS, processes: processes::KINDS, sinks: sinks::KINDS, systems }
 }
 
 /// Reads the arguments, does what they say, and gives the exit code.
@@ -129,7 +130,9 @@ pub fn main() -> ExitCode {
         }
         Command::Check { file } => start(&file, |plan| {
             let (sources, pipelines, sinks) = (plan.sources.len(), plan.pipelines.len(), plan.sinks.len());
-            print(&format!("{}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks\n", file.display()))
+            let (file, systems) = (file.display(), plan.systems.count());
+            let systems = if systems == 0 { String::new() } else { format!(", {systems} systems") };
+            print(&format!("{file}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks{systems}\n"))
         }),
         Command::Test { file, pipeline, format } => load(&file, |plan, _| {
             let again = || {

@@ -2,34 +2,49 @@
 
 use super::{Catalogue, common_fields, load_with, schema};
 use crate::kind::{Kind, ParamsError};
+use crate::systems::System;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
 
 /// What is wrong with the kinds themselves, one line each: a name twice, a field without a meaning or with the name of a
-/// common one, an example that does not build. References in examples stand for `x`.
+/// common one, an example that does not build. References in examples
+/// stand for `x`.
 pub fn flaws<S: ?Sized, P: ?Sized, K: ?Sized>(catalogue: &Catalogue<'_, S, P, K>) -> Vec<String> {
     let schema = schema(catalogue);
     let mut found = Vec::new();
     check("source", catalogue.sources, &schema, &mut found);
     check("process", catalogue.processes, &schema, &mut found);
     check("sink", catalogue.sinks, &schema, &mut found);
+    check("system", catalogue.systems, &schema, &mut found);
+    let systems = systems(catalogue.systems);
     for kind in catalogue.sources {
-        let text = format!(r#"{{ "sources": {{ "example": {} }} }}"#, kind.example);
+        let text = format!(r#"{{ {systems} "sources": {{ "example": {} }} }}"#, kind.example);
         build("source", kind, &text, catalogue, &mut found);
     }
     for kind in catalogue.processes {
         let text = format!(
-            r#"{{ "topics": {{ "t": {{}} }}, "pipelines": {{ "example": {{ "from": ["t"], "processes": [{}] }} }} }}"#,
+            r#"{{ {systems} "topics": {{ "t": {{}} }}, "pipelines": {{ "example": {{ "from": ["t"], "processes": [{}] }} }} }}"#,
             kind.example
         );
         build("process", kind, &text, catalogue, &mut found);
     }
     for kind in catalogue.sinks {
-        let text = format!(r#"{{ "sinks": {{ "example": {} }} }}"#, kind.example);
+        let text = format!(r#"{{ {systems} "sinks": {{ "example": {} }} }}"#, kind.example);
         build("sink", kind, &text, catalogue, &mut found);
     }
+    for kind in catalogue.systems {
+        let text = format!(r#"{{ "systems": {{ "example": {} }} }}"#, kind.example);
+        build("system", kind, &text, catalogue, &mut found);
+    }
     found
+}
+
+/// The section that examples may refer to: the systems that need nothing outside, by their kinds' names.
+fn systems(kinds: &[Kind<System>]) -> String {
+    let inside = kinds.iter().filter(|kind| kind.name.starts_with("memory_"));
+    let entries: Vec<String> = inside.map(|kind| format!("\"{}\": {}", kind.name, kind.example)).collect();
+    format!("\"systems\": {{ {} }},", entries.join(", "))
 }
 
 fn check<T: ?Sized>(sort: &str, kinds: &[Kind<T>], schema: &Value, found: &mut Vec<String>) {
@@ -75,7 +90,7 @@ fn build<T: ?Sized, S: ?Sized, P: ?Sized, K: ?Sized>(
         Ok((plan, _)) => {
             let processes = plan.pipelines.iter().flat_map(|p| &p.processes).map(|p| p.kind);
             let kinds = plan.sources.iter().map(|s| s.kind).chain(plan.sinks.iter().map(|s| s.kind)).chain(processes);
-            if !kinds.eq([kind.name]) {
+            if sort != "system" && !kinds.eq([kind.name]) {
                 flaw(ParamsError::at("type", "it is another kind"));
             }
         }

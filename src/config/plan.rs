@@ -7,6 +7,7 @@ use super::settings::{Attempts, OnFail, PipelineSettings, ProcessCommon, Setting
 use super::tree::{Content, Field, Node};
 use crate::expr::Expr;
 use crate::kind::{Kind, Params, ParamsError, Scope, decode, side_topic};
+use crate::systems::{System, Systems};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ pub struct Catalogue<'a, S: ?Sized, P: ?Sized, K: ?Sized> {
     pub sources: &'a [Kind<S>],
     pub processes: &'a [Kind<P>],
     pub sinks: &'a [Kind<K>],
+    pub systems: &'a [Kind<System>],
 }
 
 /// A whole gateway, built but not started. Every list is in the order of the file.
@@ -25,6 +27,8 @@ pub struct Plan<S: ?Sized, P: ?Sized, K: ?Sized> {
     pub sources: Vec<SourcePlan<S>>,
     pub pipelines: Vec<PipelinePlan<P>>,
     pub sinks: Vec<SinkPlan<K>>,
+    /// Those that the others were given.
+    pub systems: Systems,
 }
 
 /// A source; its topic has its name.
@@ -90,7 +94,12 @@ pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
     let data = data.unwrap_or(Path::new(".")).to_owned();
     let scope = Scope { gateway: settings.gateway.id.clone(), data, ..Scope::default() };
     let mut build = Build { scope, report };
-    let mut plan = Plan { settings, sources: Vec::new(), pipelines: Vec::new(), sinks: Vec::new() };
+    for entry in fields(root, "systems") {
+        let system = build.system(entry, catalogue.systems);
+        build.scope.systems.insert(&entry.name, system);
+    }
+    let systems = build.scope.systems.clone();
+    let mut plan = Plan { settings, sources: Vec::new(), pipelines: Vec::new(), sinks: Vec::new(), systems };
     for entry in fields(root, "sources") {
         plan.sources.extend(build.source(entry, catalogue.sources));
     }
@@ -100,6 +109,7 @@ pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
     for entry in fields(root, "sinks") {
         plan.sinks.extend(build.sink(entry, catalogue.sinks));
     }
+    build.unused(fields(root, "systems"), &plan.systems);
     for sink in &mut plan.sinks {
         for pipeline in plan.pipelines.iter().filter(|p| p.settings.to.contains(&sink.name)) {
             if !sink.from.contains(&pipeline.name) {
@@ -166,6 +176,20 @@ struct Build<'r, 't> {
 }
 
 impl Build<'_, '_> {
+    fn system(&mut self, entry: &Field, kinds: &[Kind<System>]) -> Option<System> {
+        let path = self.clean("systems", entry)?;
+        let (own, _) = split(&entry.node, &["type".into()]);
+        self.component(&path, entry.name.clone(), &entry.node, own, kinds, self.scope.clone())
+            .map(|(_, system)| *system)
+    }
+
+    fn unused(&mut self, entries: &[Field], systems: &Systems) {
+        for name in systems.unused() {
+            let at = entries.iter().find(|e| e.name == name).map_or(0, |e| e.at);
+            self.report.warning(field("systems", name), at, "nothing uses this system");
+        }
+    }
+
     fn source<S: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<S>]) -> Option<SourcePlan<S>> {
         let path = self.clean("sources", entry)?;
         let (own, common) = split(&entry.node, &common_fields("source"));

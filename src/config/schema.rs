@@ -15,6 +15,7 @@ pub fn schema<S: ?Sized, P: ?Sized, K: ?Sized>(catalogue: &Catalogue<'_, S, P, K
     add_kinds("source", catalogue.sources, &mut g, &mut defs);
     add_kinds("process", catalogue.processes, &mut g, &mut defs);
     add_kinds("sink", catalogue.sinks, &mut g, &mut defs);
+    add_kinds("system", catalogue.systems, &mut g, &mut defs);
 
     let mut pipeline = PipelineSettings::json_schema(&mut g).to_value();
     pipeline["properties"]["processes"] = json!({
@@ -32,12 +33,13 @@ pub fn schema<S: ?Sized, P: ?Sized, K: ?Sized>(catalogue: &Catalogue<'_, S, P, K
         ("sources", "Where events come from, by name. A source's events form a topic of its name.", "source"),
         ("pipelines", "Chains of processes, by name. A pipeline's output is a topic of its name.", "pipeline"),
         ("sinks", "Where events go, by name.", "sink"),
+        ("systems", "Stores and brokers that sources and processes refer to, by name.", "system"),
     ] {
         properties[name] = json!({
             "type": "object", "description": about, "additionalProperties": { "$ref": format!("#/$defs/{item}") },
         });
     }
-    for name in ["sources", "pipelines", "sinks", "topics"] {
+    for name in ["sources", "pipelines", "sinks", "systems", "topics"] {
         properties[name]["propertyNames"] = json!({ "pattern": NAME, "title": NAME_FORM });
     }
     let generated = g.take_definitions(true);
@@ -48,7 +50,7 @@ pub fn schema<S: ?Sized, P: ?Sized, K: ?Sized>(catalogue: &Catalogue<'_, S, P, K
     root
 }
 
-/// The names of the fields that every `source`, `process` or `sink` has; a kind's own struct does not see them.
+/// The names of the fields that every `source`, `process`, `sink` or `system` has; a kind's own struct does not see them.
 pub(crate) fn common_fields(sort: &str) -> Vec<String> {
     let schema = commons(sort).map(|schema| schema(&mut SchemaGenerator::default()));
     let properties = schema.as_ref().and_then(|s| s.get("properties")?.as_object());

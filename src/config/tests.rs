@@ -133,8 +133,12 @@ const CLOUD: Kind<dyn Toy> = Kind {
     },
 };
 
-pub(crate) const TOYS: Catalogue<'static, dyn Toy, dyn Toy, dyn Toy> =
-    Catalogue { sources: &[HOOK, TIMER], processes: &[ANNOTATE], sinks: &[CLOUD] };
+pub(crate) const TOYS: Catalogue<'static, dyn Toy, dyn Toy, dyn Toy> = Catalogue {
+    sources: &[HOOK, TIMER],
+    processes: &[ANNOTATE],
+    sinks: &[CLOUD],
+    systems: crate::kind::systems::KINDS,
+};
 
 fn outside(reference: &str) -> Result<String, String> {
     interpolate::resolve(reference, &|name| match name {
@@ -272,7 +276,7 @@ fn syntax_errors_name_the_place() {
         (
             "{\"a\": 1e999}",
             &[
-                "unknown field `a`, expected `gateway`, `store`, `topics`, `sources`, `pipelines` or `sinks` (f:1:2)",
+                "unknown field `a`, expected `gateway`, `store`, `topics`, `sources`, `pipelines`, `sinks` or `systems` (f:1:2)",
                 "a: `1e999` is not a number that can be held (f:1:7)",
             ],
         ),
@@ -593,7 +597,7 @@ fn a_wrong_part_hides_nothing_in_the_others() {
     check(&[(
         r#"{"extra": 1, "sinks": {"a": {"type": "http", "url": "no"}, "b": {"type": "http"}, "c d": {"type": "http", "url": "no"}}}"#,
         &[
-            "unknown field `extra`, expected `gateway`, `store`, `topics`, `sources` or `pipelines` (f:1:2)",
+            "unknown field `extra`, expected `gateway`, `store`, `topics`, `sources`, `pipelines` or `systems` (f:1:2)",
             "sinks.a.url: `no` is not a URL (f:1:53)",
             "sinks.b: missing field `url` (f:1:65)",
             "sinks: expected a name of 1 to 64 letters, digits, `_`, `.` and `-`, found `c d` (f:1:83)",

@@ -36,6 +36,7 @@
 mod intake;
 mod memory;
 mod process;
+pub mod systems;
 
 pub use intake::{Before, Fields, Intake, Sink, Source};
 pub use memory::{Memory, Timer};

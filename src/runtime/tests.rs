@@ -124,7 +124,7 @@ fn plan(name: &str, pipeline: &str) -> PipelinePlan<dyn Process> {
     let text =
         format!(r#"{{ "topics": {{ "in": {{}} }}, "pipelines": {{ "{name}": {{ "from": ["in"], {pipeline} }} }} }}"#);
     let catalogue: Catalogue<'_, dyn None_, dyn Process, dyn None_> =
-        Catalogue { sources: &[], processes: KINDS, sinks: &[] };
+        Catalogue { sources: &[], processes: KINDS, sinks: &[], systems: &[] };
     let (plan, _) = crate::config::load(Path::new("f"), &text, &catalogue).map_err(|e| e[0].to_string()).unwrap();
     plan.pipelines.into_iter().next().unwrap()
 }

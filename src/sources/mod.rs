@@ -7,6 +7,7 @@ pub mod http;
 pub mod mqtt;
 pub mod mqtt_listen;
 pub mod stdin;
+pub mod subscribe;
 
 use crate::{
     fault::Fault,
@@ -16,7 +17,7 @@ use crate::{
 
 /// Every kind of source.
 pub const KINDS: &[Kind<dyn Source>] =
-    &[http::KIND, mqtt_listen::KIND, mqtt::KIND, file::KIND, stdin::KIND, generate::KIND];
+    &[http::KIND, mqtt_listen::KIND, mqtt::KIND, subscribe::KIND, file::KIND, stdin::KIND, generate::KIND];
 
 /// What a refusal means to a source that answers nobody: it waits and tries again.
 fn refused(refusal: Refusal) -> Fault {

@@ -1,5 +1,6 @@
 //! Means that several components share, and the systems that a configuration names.
 
+mod blocking;
 pub mod http;
 pub mod kv;
 pub mod mqtt;
@@ -7,7 +8,13 @@ pub mod objects;
 pub mod pubsub;
 pub mod tls;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// A named connection to the outside. It connects when it is first used, and again when the connection was lost.
 #[derive(Clone)]
@@ -33,12 +40,19 @@ impl System {
 
 /// The systems of a configuration, by name.
 #[derive(Clone, Default)]
-pub struct Systems(BTreeMap<String, System>);
+pub struct Systems(BTreeMap<String, Named>);
+
+#[derive(Clone)]
+struct Named {
+    /// `None`: its own configuration is wrong.
+    system: Option<System>,
+    used: Arc<AtomicBool>,
+}
 
 impl Systems {
-    /// Adds one, or replaces it.
-    pub fn insert(&mut self, name: &str, system: System) {
-        self.0.insert(name.to_owned(), system);
+    /// Adds one, or replaces it; `None` for one whose own configuration is wrong.
+    pub fn insert(&mut self, name: &str, system: impl Into<Option<System>>) {
+        self.0.insert(name.to_owned(), Named { system: system.into(), used: Arc::default() });
     }
 
     /// The key-value store of that name; the error says what is wrong with the name.
@@ -65,14 +79,27 @@ impl Systems {
         }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Those that nothing has asked for, here or in a clone.
+    pub fn unused(&self) -> impl Iterator<Item = &str> {
+        let unused = self.0.iter().filter(|(_, named)| !named.used.load(Ordering::Relaxed));
+        unused.map(|(name, _)| name.as_str())
+    }
+
     fn find(&self, name: &str) -> Result<&System, String> {
-        self.0.get(name).ok_or_else(|| {
+        let Some(named) = self.0.get(name) else {
             let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-            match known.as_slice() {
+            return Err(match known.as_slice() {
                 [] => format!("there is no system `{name}`: `systems` is empty"),
                 known => format!("there is no system `{name}`; there are: {}", known.join(", ")),
-            }
-        })
+            });
+        };
+        named.used.store(true, Ordering::Relaxed);
+        named.system.as_ref().ok_or_else(|| format!("the system `{name}` is itself wrong"))
     }
 }
 

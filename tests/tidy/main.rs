@@ -145,6 +145,7 @@ fn the_readme_names_every_command_and_kind() {
         kinds("source", all.sources.iter().map(|k| k.name).collect()),
         kinds("process", all.processes.iter().map(|k| k.name).collect()),
         kinds("sink", all.sinks.iter().map(|k| k.name).collect()),
+        kinds("system", all.systems.iter().map(|k| k.name).collect()),
         kinds("command", commands.iter().map(String::as_str).collect()),
     ]
     .concat();

@@ -153,7 +153,7 @@ impl Source for Mqtt {
     async fn run(&mut self, intake: &Intake) -> Result<(), Fault> {
         self.dial.max_packet = intake.max_event().saturating_add(AROUND);
         let mut link = Link::connect(&self.dial).await.map_err(Fault::Retry)?;
-        wire::put_subscribe(self.dial.version, 1, &self.filters, self.qos, &mut link.out);
+        wire::put_subscribe(self.dial.version, 1, &self.filters, self.qos, true, &mut link.out);
         let (mut subscribed, mut deadline) = (false, Instant::now() + self.dial.connect);
         let mut taken = Taken::default();
         loop {

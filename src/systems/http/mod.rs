@@ -98,7 +98,7 @@ impl Client {
             return Err(("timeout".into(), "expected 100ms to 10m".into()));
         }
         let method = if method == Method::Put { http::Method::PUT } else { http::Method::POST };
-        Ok(Client { agent: agent(timeout, tls), method, url, headers, key, retry })
+        Ok(Client { agent: agent(timeout, tls, IDLE_CONNECTIONS), method, url, headers, key, retry })
     }
 
     /// One request; `key` is what the server knows it by. Gives the first 64 KiB of a 2xx answer. Blocks, at most for the
@@ -160,7 +160,9 @@ pub fn key(events: &[Event]) -> String {
     })
 }
 
-fn agent(timeout: Duration, tls: ClientTls) -> Agent {
+/// Who makes requests: each takes `timeout` at most, and no more than `idle` connections are kept for the next ones. Every
+/// status is an answer, not an error; nothing is redirected.
+pub(super) fn agent(timeout: Duration, tls: ClientTls, idle: usize) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -169,8 +171,8 @@ fn agent(timeout: Duration, tls: ClientTls) -> Agent {
         .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
         .timeout_global(Some(timeout))
         .timeout_connect(Some(CONNECT.min(timeout)))
-        .max_idle_connections(IDLE_CONNECTIONS)
-        .max_idle_connections_per_host(IDLE_CONNECTIONS)
+        .max_idle_connections(idle)
+        .max_idle_connections_per_host(idle)
         .max_idle_age(IDLE)
         .input_buffer_size(BUFFER)
         .output_buffer_size(BUFFER)

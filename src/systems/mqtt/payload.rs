@@ -25,7 +25,7 @@ pub enum Form {
 
 impl Form {
     /// As meta names it under `wrapped`, unless it was an object.
-    fn name(self) -> Option<&'static str> {
+    pub fn name(self) -> Option<&'static str> {
         match self {
             Form::Object => None,
             Form::Json => Some("json"),

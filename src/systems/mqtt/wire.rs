@@ -171,8 +171,9 @@ pub fn put_connect(dial: &Dial, out: &mut Vec<u8>) {
     out.extend_from_slice(&body);
 }
 
-/// Appends SUBSCRIBE (3.8). In MQTT 5, retained messages come once for a new subscription and keep their flag.
-pub fn put_subscribe(version: Version, id: u16, filters: &[String], qos: u8, out: &mut Vec<u8>) {
+/// Appends SUBSCRIBE (3.8). With `retained`, in MQTT 5, retained messages come once for a new subscription, and all that is
+/// published keeps its flag; else none come, and none has the flag. In 3.1.1 they come in any case, alone with the flag.
+pub fn put_subscribe(version: Version, id: u16, filters: &[String], qos: u8, retained: bool, out: &mut Vec<u8>) {
     let mut body = id.to_be_bytes().to_vec();
     let v5 = version == Version::V5;
     if v5 {
@@ -180,7 +181,11 @@ pub fn put_subscribe(version: Version, id: u16, filters: &[String], qos: u8, out
     }
     for filter in filters {
         put(filter.as_bytes(), &mut body);
-        body.push(if v5 { qos | 1 << 3 | 1 << 4 } else { qos });
+        body.push(match retained {
+            true if v5 => qos | 1 << 3 | 1 << 4,
+            false if v5 => qos | 2 << 4,
+            _ => qos,
+        });
     }
     out.push(0x82);
     put_length(body.len(), out);
@@ -476,7 +481,7 @@ mod tests {
         }
         let mut out = Vec::new();
         put_connect(&dial(Version::V5), &mut out);
-        put_subscribe(Version::V5, 9, &["a/#".into(), "+".into()], 1, &mut out);
+        put_subscribe(Version::V5, 9, &["a/#".into(), "+".into()], 1, true, &mut out);
         put_ack(Kind::PubRel, 258, &mut out);
         let mut out = BytesMut::from(&out[..]);
         let v5::Packet::Connect(c, Some(will), Some(login)) = v5::Packet::read(&mut out, None).unwrap() else {
