@@ -22,6 +22,7 @@ pub fn schema<S: ?Sized, P: ?Sized, K: ?Sized>(catalogue: &Catalogue<'_, S, P, K
         "type": "array",
         "description": "The steps, in order.",
         "items": { "$ref": "#/$defs/process" },
+        "maxItems": 256,
         "default": [],
     });
     defs.insert("pipeline".into(), pipeline);

@@ -168,6 +168,11 @@ impl Chain {
         self.stages.iter().map(|stage| &stage.meter)
     }
 
+    /// Whether an event may have to wait on its way.
+    pub fn may_wait(&self) -> bool {
+        self.stages.iter().any(|stage| stage.outside) || self.keeps_state()
+    }
+
     /// Whether any process remembers something, so that events are done one by one.
     pub fn keeps_state(&self) -> bool {
         self.stages.iter().any(|stage| stage.process.keeps_state())
@@ -189,36 +194,17 @@ impl Chain {
     pub async fn run(
         &self,
         range: Range<usize>,
-        events: Vec<Event>,
+        mut events: Vec<Event>,
         run: &mut Run<'_>,
     ) -> Result<Vec<Event>, Unfinished> {
         let (savepoint, before) = (run.memory.savepoint(), run.effect.sent.len());
-        let (mut events, mut next) = (events, Vec::with_capacity(1));
         run.now = self.around.time.now();
         for at in range {
-            let stage = &self.stages[at];
-            for event in events.drain(..) {
-                // Most processes never wait: they are plain calls, and the future stays small.
-                let mut done = match stage.outside {
-                    true => Box::pin(stage.reach(at, event, &mut next, run, self)).await,
-                    false => stage.pass(at, event, &mut next, run),
-                };
-                while let Err(Unfinished::Early(wait, event)) = done {
-                    if run.patience == Patience::Short {
-                        done = Err(Unfinished::Later);
-                        break;
-                    }
-                    self.around.time.wait(wait).await;
-                    run.now = self.around.time.now();
-                    done = stage.pass(at, *event, &mut next, run);
-                }
-                if let Err(unfinished) = done {
-                    run.memory.rollback(savepoint);
-                    run.effect.sent.truncate(before);
-                    return Err(unfinished);
-                }
+            if let Err(unfinished) = self.stage(at, &mut events, run).await {
+                run.memory.rollback(savepoint);
+                run.effect.sent.truncate(before);
+                return Err(unfinished);
             }
-            std::mem::swap(&mut events, &mut next);
         }
         Ok(events)
     }
@@ -227,6 +213,51 @@ impl Chain {
     pub async fn event(&self, event: Event, run: &mut Run<'_>) -> Result<(), Unfinished> {
         let mut out = self.run(self.all(), vec![event], run).await?;
         run.effect.out.append(&mut out);
+        Ok(())
+    }
+
+    /// As `event`, for a chain that never waits: a plain call, since moving events into futures costs as much as a process.
+    pub fn plain_event(&self, event: Event, run: &mut Run<'_>) -> Result<(), Unfinished> {
+        let (savepoint, before, made) = (run.memory.savepoint(), run.effect.sent.len(), run.effect.out.len());
+        run.now = self.around.time.now();
+        let done = self.plain_from(0, event, run);
+        if done.is_err() {
+            run.memory.rollback(savepoint);
+            run.effect.sent.truncate(before);
+            run.effect.out.truncate(made);
+        }
+        done
+    }
+
+    fn plain_from(&self, at: usize, event: Event, run: &mut Run<'_>) -> Result<(), Unfinished> {
+        let Some(stage) = self.stages.get(at) else {
+            run.effect.out.push(event);
+            return Ok(());
+        };
+        let mut next = Vec::with_capacity(1);
+        stage.pass(at, event, &mut next, run)?;
+        next.into_iter().try_for_each(|event| self.plain_from(at + 1, event, run))
+    }
+
+    /// Runs events through one process.
+    async fn stage(&self, at: usize, events: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
+        let (stage, mut next) = (&self.stages[at], Vec::with_capacity(events.len()));
+        for event in events.drain(..) {
+            let mut done = match stage.outside {
+                true => stage.reach(at, event, &mut next, run, self).await,
+                false => stage.pass(at, event, &mut next, run),
+            };
+            while let Err(Unfinished::Early(wait, event)) = done {
+                if run.patience == Patience::Short {
+                    return Err(Unfinished::Later);
+                }
+                self.around.time.wait(wait).await;
+                run.now = self.around.time.now();
+                done = stage.pass(at, *event, &mut next, run);
+            }
+            done?;
+        }
+        *events = next;
         Ok(())
     }
 

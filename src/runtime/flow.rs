@@ -162,7 +162,10 @@ impl Stage {
         } else {
             let mut memory = Memory::default();
             let mut run = Run::new(&mut memory, &mut effect, Patience::Answer);
-            self.chain.event(event.clone(), &mut run).await
+            match self.chain.may_wait() {
+                true => self.chain.event(event.clone(), &mut run).await,
+                false => self.chain.plain_event(event.clone(), &mut run),
+            }
         };
         self.ended(event, done, &mut effect)?;
         Ok(self.reached(effect))

@@ -268,8 +268,8 @@ async fn start_pipeline(
     }
     let (finisher, finish) = mpsc::channel(1);
     let reader = store.reader(consumer, &topics);
-    let chain = Arc::new(chain);
-    let pipeline = pipeline::Pipeline { chain, consumer, reader, store: store.clone(), memory, finish };
+    let (waits, chain) = (chain.may_wait(), Arc::new(chain));
+    let pipeline = pipeline::Pipeline { chain, consumer, reader, store: store.clone(), memory, waits, finish };
     tasks.spawn(pipeline.run(stop.clone()));
     Ok(finisher)
 }

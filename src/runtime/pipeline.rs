@@ -39,6 +39,8 @@ pub(super) struct Pipeline {
     pub reader: Reader,
     pub store: Store,
     pub memory: Memory,
+    /// Whether an event may have to wait in the chain.
+    pub waits: bool,
     pub finish: Finish,
 }
 
@@ -131,6 +133,9 @@ impl Pipeline {
     ) -> Result<(), Unfinished> {
         let savepoint = self.memory.savepoint();
         let mut run = Run::new(&mut self.memory, effect, patience);
+        if !self.waits {
+            return self.chain.plain_event(event.clone(), &mut run);
+        }
         let done = tokio::select! {
             biased;
             done = self.chain.event(event.clone(), &mut run) => Some(done),
