@@ -5,6 +5,7 @@ mod process;
 
 use crate::{
     config::{self, Catalogue, Problem},
+    import,
     kind::{Process, Sink, Source},
     process as processes, runtime, sinks, sources,
 };
@@ -64,6 +65,18 @@ enum Command {
         #[arg(long)]
         source: Option<String>,
     },
+    /// Turn a configuration of Agglo's binge into one of Tidegate, on standard output.
+    ///
+    /// Where binge did something wrong, the meaning is mended, and a comment says so. What has no equivalent is left out, with
+    /// a comment and a warning on standard error. All that is wrong with FILE is told at once, with line and column.
+    ///
+    /// Exit codes: 0 done, 1 FILE cannot be read, 78 it is wrong.
+    ///
+    /// Example: tidegate import-binge pipeline.json > tidegate.jsonc && tidegate check tidegate.jsonc
+    ImportBinge {
+        /// The configuration of binge: the JSON form of its `Pipelines`.
+        file: PathBuf,
+    },
     /// List the kinds of sources, processes and sinks, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -114,6 +127,7 @@ pub fn main() -> ExitCode {
             let (sources, pipelines, sinks) = (plan.sources.len(), plan.pipelines.len(), plan.sinks.len());
             print(&format!("{}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks\n", file.display()))
         }),
+        Command::ImportBinge { file } => import_binge(&file),
         Command::Kinds { name, format } => {
             let format = if format == "json" { kinds::Format::Json } else { kinds::Format::Text };
             finish(
@@ -124,6 +138,24 @@ pub fn main() -> ExitCode {
         }
         Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
+    }
+}
+
+/// Shows the imported configuration, or everything that is in its way.
+fn import_binge(file: &Path) -> ExitCode {
+    let text = match config::read(file) {
+        Ok(text) => text,
+        Err(problem) => return finish(Err(problem.into())),
+    };
+    match import::binge(file, &text) {
+        Ok((text, warnings)) => {
+            show("warning: ", &warnings);
+            finish(print(&text))
+        }
+        Err(problems) => {
+            show("", &problems);
+            ExitCode::from(BAD_CONFIGURATION)
+        }
     }
 }
 
