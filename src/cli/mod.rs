@@ -65,18 +65,6 @@ enum Command {
         #[arg(long)]
         source: Option<String>,
     },
-    /// Turn a configuration of Agglo's binge into one of Tidegate, on standard output.
-    ///
-    /// Where binge did something wrong, the meaning is mended, and a comment says so. What has no equivalent is left out, with
-    /// a comment and a warning on standard error. All that is wrong with FILE is told at once, with line and column.
-    ///
-    /// Exit codes: 0 done, 1 FILE cannot be read, 78 it is wrong.
-    ///
-    /// Example: tidegate import-binge pipeline.json > tidegate.jsonc && tidegate check tidegate.jsonc
-    ImportBinge {
-        /// The configuration of binge: the JSON form of its `Pipelines`.
-        file: PathBuf,
-    },
     /// List the kinds of sources, processes and sinks, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -94,6 +82,18 @@ enum Command {
         /// Rounds of PBKDF2-SHA512: more take longer to guess, and longer to check on a small board.
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rounds: u32,
+    },
+    /// Turn a configuration of Agglo's binge into one of Tidegate, on standard output.
+    ///
+    /// Where binge did something wrong, the meaning is mended, and a comment says so. What has no equivalent is left out, with
+    /// a comment and a warning on standard error. All that is wrong with FILE is told at once, with line and column.
+    ///
+    /// Exit codes: 0 done, 1 FILE cannot be read, 78 it is wrong.
+    ///
+    /// Example: tidegate import-binge pipeline.json > tidegate.jsonc && tidegate check tidegate.jsonc
+    ImportBinge {
+        /// The configuration of binge: the JSON form of its `Pipelines`.
+        file: PathBuf,
     },
     /// Print the JSON Schema of the configuration, for editors.
     ///
@@ -127,7 +127,6 @@ pub fn main() -> ExitCode {
             let (sources, pipelines, sinks) = (plan.sources.len(), plan.pipelines.len(), plan.sinks.len());
             print(&format!("{}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks\n", file.display()))
         }),
-        Command::ImportBinge { file } => import_binge(&file),
         Command::Kinds { name, format } => {
             let format = if format == "json" { kinds::Format::Json } else { kinds::Format::Text };
             finish(
@@ -137,6 +136,7 @@ pub fn main() -> ExitCode {
             )
         }
         Command::Passwd { rounds } => finish(passwd(rounds)),
+        Command::ImportBinge { file } => import_binge(&file),
         Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
     }
 }
