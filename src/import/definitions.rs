@@ -33,6 +33,8 @@ pub(super) struct Definition {
     pub name: String,
     pub at: usize,
     pub path: String,
+    /// The external system that held its state.
+    pub store: Option<String>,
     pub body: Body,
 }
 
@@ -83,7 +85,7 @@ pub(super) struct Annotation {
 /// Reads one definition; what it refers to is looked up in `externals`.
 pub(super) fn definition(reader: &mut Reader<'_, '_>, at: &At<'_>, externals: &Externals) -> Option<Definition> {
     let (kind, of) = reader.one_of(at, KINDS)?;
-    let mut read = Read { reader, of: &of, externals };
+    let mut read = Read { reader, of: &of, externals, store: None };
     let body = match kind {
         "annotator" => read.annotator(),
         "aggregator" => read.aggregator(),
@@ -95,15 +97,17 @@ pub(super) fn definition(reader: &mut Reader<'_, '_>, at: &At<'_>, externals: &E
         "continuation" => read.fields(&["name", "condition"]).map(|()| Body::Continuation(read.condition(false))),
         _ => read.entwine(),
     };
+    let store = read.store.take();
     let (name, place) = read.reader.named(&of, "name")?;
     // A definition that is wrong still has its name: what refers to it is not wrong, too.
-    Some(Definition { name, at: place.node.at, path: of.path.clone(), body: body.unwrap_or(Body::Broken) })
+    Some(Definition { name, at: place.node.at, path: of.path.clone(), store, body: body.unwrap_or(Body::Broken) })
 }
 
 struct Read<'a, 'n, 'r, 't> {
     reader: &'a mut Reader<'r, 't>,
     of: &'a At<'n>,
     externals: &'a Externals,
+    store: Option<String>,
 }
 
 impl Read<'_, '_, '_, '_> {
@@ -142,7 +146,7 @@ impl Read<'_, '_, '_, '_> {
     fn aggregator(&mut self) -> Option<Body> {
         self.fields(&["name", "condition", "stateStore", "aggregation", "asyncCheckpoint", "forwardState"])?;
         let condition = self.condition(false);
-        self.external("stateStore", "key-value store", &["ExternalKVStore"]);
+        self.store = self.external("stateStore", "key-value store", &["ExternalKVStore"]);
         self.reader.flag(self.of, "asyncCheckpoint");
         let forward = self.reader.flag(self.of, "forwardState");
         let part = self.reader.part(self.of, "aggregation", &["key", "aggregationType", "groupByKeys"])?;
@@ -168,6 +172,9 @@ impl Read<'_, '_, '_, '_> {
 
     /// Tells a key that is no place in an event.
     fn place(&mut self, key: &str, at: &At<'_>) {
+        if at.node.text().is_none() {
+            return; // that was told
+        }
         if let Err(e) = place(key, false).parse::<Path>() {
             self.reader.error(at, e.to_string());
         }
@@ -176,7 +183,7 @@ impl Read<'_, '_, '_, '_> {
     fn completer(&mut self) -> Option<Body> {
         self.fields(&["name", "condition", "stateStore", "completion"])?;
         let condition = self.condition(false);
-        self.external("stateStore", "key-value store", &["ExternalKVStore"]);
+        self.store = self.external("stateStore", "key-value store", &["ExternalKVStore"]);
         let part = self.reader.part(self.of, "completion", &["joinKeys", "timeoutMs"])?;
         let timeout = self.reader.whole(&part, "timeoutMs", i64::MIN, LONGEST);
         let mut join: Vec<String> = Vec::new();
@@ -251,7 +258,7 @@ impl Read<'_, '_, '_, '_> {
             self.reader.text(self.of, name);
         }
         self.reader.whole(self.of, "tickerInterval", i32::MIN.into(), i32::MAX.into());
-        self.external("streamStateStore", "key-value store", &["ExternalKVStore"]);
+        self.store = self.external("streamStateStore", "key-value store", &["ExternalKVStore"]);
         self.external("objectStore", "object store", &["ExternalObjectStore"]);
         self.condition(false);
         Some(Body::Entwine)

@@ -152,6 +152,15 @@ impl Whole<'_> {
         root.extend(topics);
         let all = pipelines.iter().map(|(pipeline, name)| self.pipeline(reader, &around, pipeline, name, &source));
         root.push(Line::new("pipelines", Out::Object(all.collect())));
+        let idle = |d: &&Definition| {
+            let teed =
+                |own: &Definition| matches!(&own.body, Body::Tee { transformer: Some(name), .. } if *name == d.name);
+            !self.pipelines.iter().flat_map(|p| &p.uses).any(|u| u.name == d.name) && !self.definitions.iter().any(teed)
+        };
+        let idle: Vec<String> = self.definitions.iter().filter(idle).map(|d| told(&d.name)).collect();
+        if !idle.is_empty() {
+            root.push(Line::note(format!("left out, since no pipeline has it: {}", idle.join(", "))));
+        }
         let first = pipelines.first().map_or("PIPELINE", |(_, name)| name);
         root.push(Line::note(
             "binge gave the result back to who had posted the event. To have it delivered, add a sink:",
@@ -172,11 +181,12 @@ impl Whole<'_> {
         let (mut systems, mut topics, mut used) = (Vec::new(), Vec::new(), BTreeMap::new());
         let (mut own, mut notes) = (Names::default(), Vec::new());
         let mut instances: BTreeMap<&str, String> = BTreeMap::new();
+        let stores = |name: &str| self.definitions.iter().any(|d| d.store.as_deref() == Some(name));
         for (i, external) in self.externals.0.iter().enumerate() {
             let is_teed = teed.iter().any(|e| std::ptr::eq(*e, external));
             let what = told(&external.name);
             let value = match &external.link {
-                Link::MemoryKv | Link::Dynamo { .. } if !is_teed => {
+                Link::MemoryKv | Link::Dynamo { .. } if !is_teed && stores(&external.name) => {
                     notes.push(format!(
                         "{what} held the state of processes: that is in the store here, and commits with the event"
                     ));

@@ -88,6 +88,8 @@ impl Reader<'_, '_> {
         let given: Vec<(&'static str, At<'n>)> = names.iter().filter_map(|n| Some((*n, of.get(n)?))).collect();
         match &given[..] {
             [one] => Some(one.clone()),
+            // A field that is not known was told, and is what was meant.
+            [] if of.node.fields().iter().any(|f| !names.contains(&f.name.as_str())) => None,
             [] => {
                 let expected = choice(names.iter().map(|n| format!("`{n}`")));
                 self.error(of, format!("expected {expected}"));

@@ -101,6 +101,7 @@ fn written(
             value.insert("to".into(), place(to, false).into());
         }
     }
+    let op = op.or_else(|| from.is_empty().then(|| "copy".into()));
     value.extend(op.map(|op| ("op".to_owned(), op)));
     if let Some(when) = when.filter(|_| !from.is_empty()) {
         value.insert("when".into(), when.into());
