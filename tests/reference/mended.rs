@@ -98,6 +98,7 @@ fn two_aggregators() -> Value {
     json!([
         event(1, "a", json!({ "value": 1, "a": { "value": 1 } })),
         event(2, "a", json!({ "value": 3, "a": { "value": 3 } })),
-        event(5, "value", json!({ "value": 8, "a": { "value": 3 } })),
+        // At the place of the sum stands the group that is called like it: that of the later aggregator.
+        event(5, "value", json!({ "value": { "value": 5 }, "a": { "value": 3 } })),
     ])
 }
