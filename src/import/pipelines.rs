@@ -241,7 +241,8 @@ impl Whole<'_> {
         name: &str,
         source: &str,
     ) -> Line {
-        let mut chain = Chain { names: Names::default(), lines: Vec::new(), outside: false, checkpoint: None };
+        let label = (name != pipeline.name).then(|| pipeline.name.clone());
+        let mut chain = Chain { label, names: Names::default(), lines: Vec::new(), outside: false, checkpoint: None };
         chain.begin(self.partition, &pipeline.name);
         for used in &pipeline.uses {
             let Some(definition) = self.definitions.iter().find(|d| d.name == used.name) else { continue };
@@ -261,9 +262,7 @@ impl Whole<'_> {
         line.push(Line::new("processes", Out::List(chain.lines)));
         let mut line = Line::new(name, Out::Object(line));
         if name != pipeline.name {
-            let was = told(&pipeline.name);
-            line = line
-                .noted(format!("it was called {was}; aggregations are in `internal:aggregation:{name}` of the event"));
+            line = line.noted(format!("it was called {}", told(&pipeline.name)));
         }
         if pipeline.checkpoint.is_some() {
             line = line.noted("Every event is on disk before it is acknowledged, and state commits with it. A `checkpoint` stands where more is needed: between two processes that reach outside, so that a crash repeats only one. Each costs a second write of the event.");
@@ -295,6 +294,8 @@ fn s3(name: &str, endpoint: &str, bucket: &str) -> Line {
 
 /// The processes of a pipeline as they come together.
 struct Chain {
+    /// What the pipeline was called, if it has another name here.
+    label: Option<String>,
     names: Names,
     lines: Vec<Line>,
     /// Whether any reaches outside.
@@ -324,10 +325,13 @@ impl Chain {
             let mut process = Map::new();
             process.insert("type".into(), kind.as_str().into());
             process.insert("name".into(), name.as_str().into());
-            // What the event shows of its name.
-            if ["spawn", "complete"].contains(&kind.as_str()) && name != used.name {
-                process.insert("label".into(), used.name.as_str().into());
-            }
+            // What the event shows of its name, or of the pipeline's.
+            let label = match kind.as_str() {
+                "spawn" | "complete" if name != used.name => Some(&used.name),
+                "aggregate" => self.label.as_ref(),
+                _ => None,
+            };
+            process.extend(label.map(|label| ("label".to_owned(), label.as_str().into())));
             process.extend(value.into_iter().filter(|(field, _)| field != "type"));
             if outside && used.retries > 0 {
                 process.insert("retry".into(), retry(used.retries, used.backoff));

@@ -711,9 +711,9 @@ fn a_uuid_is_written_as_go_does() {
 #[test]
 fn checkpoints_stand_between_what_reaches_outside() {
     let pipeline = r#"{"name":"The pipeline","checkpoint":{"outputConnectorRef":"K"},"enableMetrics":true,"processes":
-        [{"name":"t"},{"name":"f"},{"name":"t","retryStrategy":{"numRetries":12,"initialBackOffMs":1000}},{"name":"f"}]}"#;
-    let definitions =
-        r#"{"filter":{"name":"f"}},{"tee":{"name":"t","outputConnectorRef":"O"}},{"filter":{"name":"g"}}"#;
+        [{"name":"t"},{"name":"f"},{"name":"a"},{"name":"t","retryStrategy":{"numRetries":12,"initialBackOffMs":1000}},{"name":"f"}]}"#;
+    let definitions = r#"{"filter":{"name":"f"}},{"tee":{"name":"t","outputConnectorRef":"O"}},{"filter":{"name":"g"}},
+        {"aggregator":{"name":"a","stateStore":"K","forwardState":true,"aggregation":{"key":"v","aggregationType":5}}}"#;
     let objects = |name| {
         format!(
             r#"{{"externalType":"ExternalObjectStore","name":"{name}","connectionString":"s3:endpoint=h:1,bucketName=b-c"}}"#
@@ -723,10 +723,11 @@ fn checkpoints_stand_between_what_reaches_outside() {
     assert!(warnings.is_empty());
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let types: Vec<&str> = lines.iter().filter_map(|l| l.strip_prefix("{ \"type\": \"")?.split('"').next()).collect();
-    assert_eq!(types, ["annotate", "tee", "checkpoint", "filter", "filter"]);
+    assert_eq!(types, ["annotate", "tee", "checkpoint", "filter", "aggregate", "filter"]);
     for line in [
         r#""The-pipeline": {"#,
-        "// it was called `The pipeline`; aggregations are in `internal:aggregation:The-pipeline` of the event",
+        "// it was called `The pipeline`",
+        r#"{ "type": "aggregate", "name": "a", "label": "The pipeline", "field": "v", "op": "count" },"#,
         r#"{ "type": "checkpoint", "name": "after-t" },"#,
         r#""retry": { "count": 12, "initial": "1s", "factor": 2, "max": "2048s" }"#,
         r#""endpoint": "http://h:1","#,
