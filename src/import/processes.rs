@@ -207,15 +207,22 @@ impl Around<'_> {
         let Some(external) = self.externals.find(target, &[]) else { return Made::default() };
         let index = self.externals.0.iter().position(|e| std::ptr::eq(e, external));
         let system = index.and_then(|i| self.names.get(&i)).map_or(target, String::as_str);
-        let to = match &external.link {
-            Link::MemoryKv => json!({ "kv": system }),
-            Link::MemoryObjects { .. } | Link::S3 { .. } => json!({ "objects": system }),
-            Link::Topic(_) => json!({ "topic": system }),
-            Link::Http(url) => json!({ "http": { "url": url } }),
-            Link::Directory(path) => json!({ "directory": path }),
+        // With what the event showed of the target, where that is another thing here.
+        let (to, label) = match &external.link {
+            Link::MemoryKv => (json!({ "kv": system }), Some("inMemStore".to_owned())),
+            Link::MemoryObjects { instance } => (json!({ "objects": system }), Some(format!("mem:{instance}"))),
+            Link::S3 { endpoint, bucket } => {
+                (json!({ "objects": system }), Some(format!("s3:endpoint={endpoint},bucketName={bucket}")))
+            }
+            Link::Topic(_) => (json!({ "topic": system }), None),
+            Link::Http(url) => (json!({ "http": { "url": url } }), None),
+            Link::Directory(path) => (json!({ "directory": path }), None),
             Link::Dynamo { .. } | Link::Elastic { .. } | Link::Nothing | Link::Wrong => return missing(name, external),
         };
         let mut step = Step::new("tee", condition, name).with("to", to).outside();
+        if let Some(label) = label {
+            step = step.with("label", label);
+        }
         if matches!(external.link, Link::Http(_)) {
             step = step.with("keep_answer", true);
         }

@@ -80,7 +80,7 @@ pub fn mended(group: &str, name: &str) -> Option<Mended> {
             { "uuid": "", "outputType": "kvstore", "connectionString": "inMemStore" }] }]),
         // It publishes to a topic of the gateway.
         ("processes", "tee to pubsub ext") => json!([{ "internal:tee:output": [
-            { "uuid": "", "outputType": "pubsub", "connectionString": "inMemPubSub" }] }]),
+            { "uuid": "", "outputType": "topic", "connectionString": "topic1" }] }]),
         // The order of definitions does not matter.
         ("processes", "tee transformer defined later") => json!([{ "internal:tee:output": [
             { "uuid": "", "outputType": "kvstore", "connectionString": "inMemStore" }] }]),
