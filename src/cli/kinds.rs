@@ -38,6 +38,8 @@ struct Row {
 const SORTS: [(&str, &str); 4] =
     [("source", "sources"), ("process", "processes"), ("sink", "sinks"), ("system", "systems")];
 /// Columns of a terminal.
+/// The widest that the column of types gets.
+const TYPE: usize = 34;
 const WIDTH: usize = 110;
 /// Lists of lists deeper than this are plain lists; it ends types that contain themselves.
 const DEEPEST: usize = 4;
@@ -125,14 +127,20 @@ fn table(rows: &[&Row]) -> String {
         Value::String(s) => s.clone(),
         other => other.to_string(),
     };
+    let types: Vec<Vec<String>> = rows.iter().map(|row| wrap(&row.r#type, TYPE)).collect();
     let widest = |column: &dyn Fn(&Row) -> usize| rows.iter().map(|r| column(r)).max().unwrap_or(0);
-    let (a, b, c) = (widest(&|r| r.field.len()), widest(&|r| r.r#type.len()), widest(&|r| default(r).len()));
-    let indent = a + b + c + 8;
+    let (a, c) = (widest(&|r| r.field.len()), widest(&|r| default(r).len()));
+    let b = types.iter().flatten().map(|line| line.chars().count()).max().unwrap_or(0);
+    let rest = WIDTH.saturating_sub(a + b + c + 8).max(30);
     let mut out = String::new();
-    for row in rows {
-        let start = format!("  {:a$}  {:b$}  {:c$}  ", row.field, row.r#type, default(row));
-        let lines = wrap(&row.meaning, WIDTH.saturating_sub(indent).max(30));
-        let _ = writeln!(out, "{}", format!("{start}{}", lines.join(&format!("\n{:indent$}", ""))).trim_end());
+    for (row, types) in rows.iter().zip(&types) {
+        let meaning = wrap(&row.meaning, rest);
+        for line in 0..types.len().max(meaning.len()) {
+            let of = |lines: &[String]| lines.get(line).cloned().unwrap_or_default();
+            let (field, default) = if line == 0 { (row.field.as_str(), default(row)) } else { ("", String::new()) };
+            let text = format!("  {field:a$}  {:b$}  {default:c$}  {}", of(types), of(&meaning));
+            let _ = writeln!(out, "{}", text.trim_end());
+        }
     }
     out
 }

@@ -251,3 +251,13 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
     runtime.shutdown_background();
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_keeps_its_own_rules() {
+        assert_eq!(config::flaws(&catalogue()), Vec::<String>::new());
+    }
+}

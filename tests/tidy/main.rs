@@ -90,14 +90,21 @@ fn unwanted_crates_stay_out() {
     hold("Cargo.lock", "", rules::crates);
 }
 
-/// What `tidegate check` says about a configuration; nothing if it is right.
+/// What `tidegate check` says about a configuration, and, if that is nothing, `tidegate test`; nothing if it is right.
 fn flaws(file: &Path, credentials: &Path) -> String {
-    let mut check = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    check.arg("check").arg(file).env("HOOK_TOKEN", "0123456789abcdef").env("UPSTREAM_TOKEN", "0123456789abcdef");
-    let output = check.env("CREDENTIALS_DIRECTORY", credentials).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(told.is_empty(), output.status.success(), "{told}");
-    told
+    for (command, end) in [("check", ""), ("test", "FAILED")] {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        check.arg(command).arg(file).env("HOOK_TOKEN", "0123456789abcdef").env("UPSTREAM_TOKEN", "0123456789abcdef");
+        let output = check.env("CREDENTIALS_DIRECTORY", credentials).output().unwrap();
+        let mut told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(told.is_empty(), output.status.success(), "{told}");
+        if !told.is_empty() {
+            let said = String::from_utf8(output.stdout).unwrap();
+            told.extend(said.lines().filter(|line| !end.is_empty() && line.starts_with(end)));
+            return told;
+        }
+    }
+    String::new()
 }
 
 #[test]

@@ -67,7 +67,7 @@ struct Config {
     /// Statuses that are tried again, besides 408, 425, 429 and 5xx. Any other 4xx sends the event to the dead letters;
     /// those that are about credentials are the fault of no event.
     #[serde(default = "about_credentials")]
-    retry: Vec<u16>,
+    retry_status: Vec<u16>,
 }
 
 fn thirty_seconds() -> Span {
@@ -110,8 +110,8 @@ struct Http {
 
 impl Http {
     fn new(config: Config) -> Result<Http, ParamsError> {
-        if let Some(status) = config.retry.iter().find(|status| !(400..500).contains(*status)) {
-            return Err(ParamsError::at("retry", format!("{status} is not a status of 400 to 499")));
+        if let Some(status) = config.retry_status.iter().find(|status| !(400..500).contains(*status)) {
+            return Err(ParamsError::at("retry_status", format!("{status} is not a status of 400 to 499")));
         }
         let Config { format, envelope, gzip, .. } = config;
         let settings = Settings {
@@ -122,7 +122,7 @@ impl Http {
             gzip,
             key: config.idempotency_header,
             // Where it moved is for a person to say; the events wait.
-            retry: config.retry.into_iter().chain(300..400).collect(),
+            retry: config.retry_status.into_iter().chain(300..400).collect(),
             timeout: config.timeout.0,
             tls: config.tls.unwrap_or_default(),
         };

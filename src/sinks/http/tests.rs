@@ -324,7 +324,7 @@ fn a_wrong_configuration_names_the_field() {
         (json!({"url": "http://h", "headers": {"Content-Length": "1"}}), "headers.Content-Length: this header follows"),
         (json!({"url": "http://h", "idempotency_header": ""}), "idempotency_header: not the name of a header"),
         (json!({"url": "http://h", "timeout": "1ms"}), "timeout: expected 100ms to 10m"),
-        (json!({"url": "http://h", "retry": [404, 500]}), "retry: 500 is not a status of 400 to 499"),
+        (json!({"url": "http://h", "retry_status": [404, 500]}), "retry_status: 500 is not a status of 400 to 499"),
         (json!({"url": "http://h", "tls": {"cert": "a"}}), "tls.cert: a certificate needs its private key"),
         (json!({"url": "http://h", "ulr": 1}), "unknown field `ulr`"),
     ] {

@@ -49,7 +49,9 @@ struct Config {
     /// How the gateway calls itself; no two clients of a broker may have the same. Default: the gateway's id, a dash
     /// and the sink's name.
     client_id: Option<String>,
+    /// Who the gateway is for the broker.
     username: Option<String>,
+    /// Its password: a reference, such as `${cred:mqtt}`.
     password: Option<String>,
     /// Where an event is published. `{gateway}`, `{topic}` (the gateway's topic), `{key}` (or the topic, if the event has
     /// no key), `{meta.NAME}` and `{event.PATH}` are replaced. An event that lacks one of them, or with `+`, `#` or a
@@ -72,6 +74,7 @@ struct Config {
     keepalive: Span,
     #[serde(default)]
     version: Version,
+    /// For `mqtts://`: how the broker is trusted, and a client certificate.
     tls: Option<ClientTls>,
     /// Whether to send id, times, key and meta around the body.
     #[serde(default)]

@@ -46,7 +46,9 @@ struct Config {
     /// How the gateway calls itself; the broker keeps what comes while the gateway is away under this name. Default: the
     /// gateway's id, a dash and the source's name.
     client_id: Option<String>,
+    /// Who the gateway is for the broker.
     username: Option<String>,
+    /// Its password: a reference, such as `${cred:mqtt}`.
     password: Option<String>,
     /// The highest quality of service to ask for: 0, 1 or 2. The broker is told that it may forget a message when it is
     /// on disk here, so 1 loses nothing; a repeat is possible with 2 as well, when the connection is lost in between.
@@ -55,6 +57,7 @@ struct Config {
     qos: u8,
     #[serde(default)]
     version: Version,
+    /// For `mqtts://`: how the broker is trusted, and a client certificate.
     tls: Option<ClientTls>,
     /// After so long without a packet the broker is asked for a sign of life; after half of it again, it is gone.
     #[serde(default = "default_keepalive")]
