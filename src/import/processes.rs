@@ -219,7 +219,7 @@ impl Around<'_> {
             Link::Directory(path) => (json!({ "directory": path }), None),
             Link::Dynamo { .. } | Link::Elastic { .. } | Link::Nothing | Link::Wrong => return missing(name, external),
         };
-        let mut step = Step::new("tee", condition, name).with("to", to).outside();
+        let mut step = Step::new("tee", condition, name).with("to", to);
         if let Some(label) = label {
             step = step.with("label", label);
         }
@@ -227,8 +227,11 @@ impl Around<'_> {
             step = step.with("keep_answer", true);
         }
         if matches!(external.link, Link::Topic(_)) {
+            // It is sent with the event's step, not outside.
             step = step
                 .noted(format!("mended in {}: it publishes to a topic of the gateway; it never loaded", told(name)));
+        } else {
+            step = step.outside();
         }
         let transformer = self.definitions.iter().find(|d| Some(d.name.as_str()) == transformer);
         if let Some(Definition { body: Body::Transformer(transformer), .. }) = transformer {
