@@ -35,6 +35,7 @@
 //! - [`kind`] has the traits of components, what they are given, the catalogue entry, and the list of systems.
 //! - [`sources`], [`process`] and [`sinks`] have one file (or folder) a kind, and the list of all in `mod.rs`.
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
+//! - [`import`] makes a configuration out of one of Agglo's, the system whose ideas these are.
 //! - [`runtime`] starts them, tries again what failed, and stops all in the order of flow.
 //! - [`cli`] is the command line.
 //!
@@ -50,6 +51,7 @@
 //! | | `sources/*` `process/*` `sinks/*` | those and `kind`; never each other |
 //! | assembly | `config` | the words, means and `kind` |
 //! | | `runtime` | those and `config` |
+//! | | `import` | the words and `config` |
 //! | faces | `cli` | all |
 //!
 //! Beside its components, a folder may have a module that they share: one without a `KIND`. `tests/tidy` holds all this.
@@ -82,6 +84,7 @@ pub mod config;
 pub mod event;
 pub mod expr;
 pub mod fault;
+pub mod import;
 pub mod kind;
 pub mod process;
 pub mod runtime;

@@ -6,6 +6,7 @@ mod test;
 
 use crate::{
     config::{self, Catalogue, Problem},
+    import,
     kind::{self, Process, Sink, Source},
     process as processes, runtime, sinks, sources,
 };
@@ -99,6 +100,18 @@ enum Command {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rounds: u32,
     },
+    /// Turn a configuration of Agglo's binge into one of Tidegate, on standard output.
+    ///
+    /// Where binge did something wrong, the meaning is mended, and a comment says so. What has no equivalent is left out, with
+    /// a comment and a warning on standard error. All that is wrong with FILE is told at once, with line and column.
+    ///
+    /// Exit codes: 0 done, 1 FILE cannot be read, 78 it is wrong.
+    ///
+    /// Example: tidegate import-binge pipeline.json > tidegate.jsonc && tidegate check tidegate.jsonc
+    ImportBinge {
+        /// The configuration of binge: the JSON form of its `Pipelines`.
+        file: PathBuf,
+    },
     /// Print the JSON Schema of the configuration, for editors.
     ///
     /// Example: tidegate schema > tidegate.schema.json
@@ -151,7 +164,26 @@ pub fn main() -> ExitCode {
             )
         }
         Command::Passwd { rounds } => finish(passwd(rounds)),
+        Command::ImportBinge { file } => import_binge(&file),
         Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
+    }
+}
+
+/// Shows the imported configuration, or everything that is in its way.
+fn import_binge(file: &Path) -> ExitCode {
+    let text = match config::read(file) {
+        Ok(text) => text,
+        Err(problem) => return finish(Err(problem.into())),
+    };
+    match import::binge(file, &text) {
+        Ok((text, warnings)) => {
+            show("warning: ", &warnings);
+            finish(print(&text))
+        }
+        Err(problems) => {
+            show("", &problems);
+            ExitCode::from(BAD_CONFIGURATION)
+        }
     }
 }
 

@@ -12,24 +12,29 @@ const READ_BY_OTHERS: u32 = 0o004;
 const TELLING: usize = 8;
 
 /// What a reference (without `${` and `}`) stands for, or why there is nothing.
-pub(super) type Outside<'a> = &'a dyn Fn(&str) -> Result<String, String>;
+pub(crate) type Outside<'a> = &'a dyn Fn(&str) -> Result<String, String>;
 /// The environment variables of the process, or those of a test.
 type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// A text with its references filled in. No `Debug`: it may be secret.
-pub(super) struct Filled {
+pub(crate) struct Filled {
     pub text: String,
     /// What was filled in, and the reference it stood for.
     pub parts: Vec<Part>,
     written: Option<String>,
 }
 
-pub(super) struct Part {
+pub(crate) struct Part {
     value: String,
     reference: String,
 }
 
 impl Filled {
+    /// A text in which nothing is a reference.
+    pub fn plain(text: &str) -> Filled {
+        Filled { text: text.to_owned(), parts: Vec::new(), written: None }
+    }
+
     /// The text as it stands in the file.
     pub fn written(&self) -> &str {
         self.written.as_deref().unwrap_or(&self.text)

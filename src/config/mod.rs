@@ -6,12 +6,12 @@ mod checks;
 mod flaws;
 mod interpolate;
 mod plan;
-mod report;
+pub(crate) mod report;
 mod rules;
 mod schema;
 mod settings;
-mod suggest;
-mod tree;
+pub(crate) mod suggest;
+pub(crate) mod tree;
 mod validate;
 
 pub use cases::{Case, CaseStep};

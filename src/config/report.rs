@@ -36,7 +36,7 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 /// A problem before its line and column are worked out.
-pub(super) struct Finding {
+pub(crate) struct Finding {
     pub path: String,
     /// Byte offset in the text.
     pub at: usize,
@@ -44,7 +44,7 @@ pub(super) struct Finding {
 }
 
 /// All findings about one file.
-pub(super) struct Report<'a> {
+pub(crate) struct Report<'a> {
     file: String,
     text: &'a str,
     errors: Vec<Finding>,
@@ -117,13 +117,13 @@ impl<'a> Report<'a> {
 }
 
 /// `a.b`, with what does not read well in a key escaped.
-pub(super) fn field(path: &str, key: &str) -> String {
+pub(crate) fn field(path: &str, key: &str) -> String {
     let key = shown(key);
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
 /// A text of the user's as it may stand in a message: control characters escaped, long ones cut.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut out = String::new();
     for (n, c) in text.chars().enumerate() {
         match c {

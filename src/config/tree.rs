@@ -7,17 +7,19 @@ use jsonc_parser::{ParseOptions, ast, common::Ranged, errors::ParseErrorKind};
 use serde_json::{Number, Value};
 
 /// Far more than a gateway needs; a larger file is a mistake, such as a data file given as configuration.
-pub(super) const LARGEST: Size = Size(4 << 20);
+pub(crate) const LARGEST: Size = Size(4 << 20);
 /// Levels of nesting; it bounds recursion.
 const DEEPEST: usize = 64;
+/// The same for what programs write.
+const DEEPEST_WRITTEN: usize = 256;
 
 /// A value and the byte offset where it starts.
-pub(super) struct Node {
+pub(crate) struct Node {
     pub at: usize,
     pub content: Content,
 }
 
-pub(super) enum Content {
+pub(crate) enum Content {
     Null,
     Bool(bool),
     Number(Number),
@@ -29,14 +31,23 @@ pub(super) enum Content {
 }
 
 /// One field of an object; `at` is where its name stands.
-pub(super) struct Field {
+pub(crate) struct Field {
     pub name: String,
     pub at: usize,
     pub node: Node,
 }
 
 /// Parses and fills in references. Reports every error; `None` when there is no tree to go on with.
-pub(super) fn parse(text: &str, outside: Outside<'_>, report: &mut Report<'_>) -> Option<Node> {
+pub(crate) fn parse(text: &str, outside: Outside<'_>, report: &mut Report<'_>) -> Option<Node> {
+    grow(text, Some(outside), DEEPEST, report)
+}
+
+/// As `parse`, for a file that is no configuration of ours: texts are what they are, and it may nest deeper.
+pub(crate) fn parse_plain(text: &str, report: &mut Report<'_>) -> Option<Node> {
+    grow(text, None, DEEPEST_WRITTEN, report)
+}
+
+fn grow(text: &str, outside: Option<Outside<'_>>, deepest: usize, report: &mut Report<'_>) -> Option<Node> {
     if text.len() as u64 > LARGEST.0 {
         report.error("", 0, format!("the file is larger than {LARGEST}"));
         return None;
@@ -57,7 +68,7 @@ pub(super) fn parse(text: &str, outside: Outside<'_>, report: &mut Report<'_>) -
     match jsonc_parser::parse_to_ast(text, &Default::default(), &options) {
         Ok(parsed) => match parsed.value {
             Some(value) => {
-                let mut grow = Grow { text, outside, report };
+                let mut grow = Grow { text, outside, deepest, report };
                 Some(grow.node(value, "", 1))
             }
             None => {
@@ -129,15 +140,16 @@ fn explain(kind: &ParseErrorKind, rest: &str) -> String {
 
 struct Grow<'a, 'r, 't> {
     text: &'a str,
-    outside: Outside<'a>,
+    outside: Option<Outside<'a>>,
+    deepest: usize,
     report: &'r mut Report<'t>,
 }
 
 impl Grow<'_, '_, '_> {
     fn node(&mut self, value: ast::Value<'_>, path: &str, depth: usize) -> Node {
         let at = value.range().start;
-        if depth > DEEPEST {
-            self.report.error(path, at, format!("nested deeper than {DEEPEST} levels"));
+        if depth > self.deepest {
+            self.report.error(path, at, format!("nested deeper than {} levels", self.deepest));
             return Node { at, content: Content::Broken };
         }
         let content = match value {
@@ -171,7 +183,8 @@ impl Grow<'_, '_, '_> {
             self.report.error(path, lit.range.start, "text with a control character, write it as an escape");
             return Content::Broken;
         }
-        match fill(&lit.value, self.outside) {
+        let Some(outside) = self.outside else { return Content::Text(Filled::plain(&lit.value)) };
+        match fill(&lit.value, outside) {
             Ok(filled) => Content::Text(filled),
             Err(message) => {
                 self.report.error(path, lit.range.start, message);

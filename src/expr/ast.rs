@@ -1,6 +1,6 @@
 //! An expression as a tree.
 
-use super::{functions::Function, value::Value};
+use super::{find::Find, functions::Function, value::Value};
 use crate::event::path::Path;
 use regex::Regex;
 
@@ -32,6 +32,7 @@ pub(super) enum Op {
     Binary(Binary, Box<[Node; 2]>),
     Call(Function, Vec<Node>),
     Matches(Box<Node>, Regex),
+    Find(Box<Find>),
     List(Vec<Node>),
     Map(Vec<(Box<str>, Node)>),
 }
@@ -82,7 +83,7 @@ impl Node {
     pub fn new(at: usize, op: Op) -> Node {
         let tallest = |nodes: &[Node]| nodes.iter().map(|node| node.height).max().unwrap_or(0);
         let below = match &op {
-            Op::Const(_) | Op::Event | Op::Field(_) | Op::Meta(..) => 0,
+            Op::Const(_) | Op::Event | Op::Field(_) | Op::Meta(..) | Op::Find(_) => 0,
             Op::Has(node) | Op::Not(node) | Op::Negate(node) | Op::Matches(node, _) => node.height,
             Op::Index(nodes) | Op::Binary(_, nodes) => tallest(&nodes[..]),
             Op::If(nodes) => tallest(&nodes[..]),
@@ -99,6 +100,7 @@ impl Node {
             Op::Field(path) => format!("event.{path}"),
             Op::Meta(name, None) => format!("meta.{name}"),
             Op::Meta(name, Some(path)) => format!("meta.{name}.{path}"),
+            Op::Find(find) => format!("event.{}", find.path),
             Op::Index(nodes) => match &nodes[1].op {
                 Op::Const(Value::Int(i)) => format!("{}[{i}]", nodes[0].place()),
                 Op::Const(Value::Str(name)) => format!("{}.{name}", nodes[0].place()),

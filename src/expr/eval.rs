@@ -122,6 +122,7 @@ impl<'a> Run<'a> {
             Op::If(nodes) => self.eval(if self.bool(&nodes[0])? { &nodes[1] } else { &nodes[2] }),
             Op::Binary(binary, nodes) => self.binary(node, *binary, &nodes[0], &nodes[1]),
             Op::Call(function, args) => functions::call(self, node, *function, args),
+            Op::Find(find) => self.found(node, find.run(self.scope.event()).map(Value::from_json)),
             Op::Matches(subject, regex) => Ok(Value::Bool(regex.is_match(&self.text(subject)?))),
             Op::List(nodes) => {
                 self.spend(node, nodes.len() * size_of::<Value<'_>>())?;

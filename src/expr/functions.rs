@@ -3,6 +3,7 @@
 use super::{
     ast::Node,
     eval::{Out, Run, Stop},
+    numbers,
     value::{Held, Value},
 };
 use std::{borrow::Cow, cmp::Ordering};
@@ -43,6 +44,18 @@ pub(super) enum Function {
     Round,
     Floor,
     Ceil,
+    Find,
+    Leaf,
+    Plus,
+    Order,
+    Pow,
+    Rfc3339,
+    BitAnd,
+    BitOr,
+    BitXor,
+    BitNot,
+    BitShiftLeft,
+    BitShiftRight,
 }
 
 const fn method(name: &'static str, id: Function, least: usize, most: usize) -> Spec {
@@ -53,7 +66,7 @@ const fn global(name: &'static str, id: Function, least: usize, most: usize) -> 
     Spec { name, id, method: false, global: true, arguments: (least, most) }
 }
 
-/// All functions. `abs`, `min`, `max`, `round`, `floor` and `ceil` are not in the CEL standard.
+/// All functions. From `abs` on they are not in the CEL standard.
 pub(super) const FUNCTIONS: &[Spec] = &[
     Spec { name: "size", id: Function::Size, method: true, global: true, arguments: (1, 1) },
     Spec { name: "matches", id: Function::Matches, method: true, global: true, arguments: (2, 2) },
@@ -77,6 +90,18 @@ pub(super) const FUNCTIONS: &[Spec] = &[
     global("round", Function::Round, 1, 2),
     global("floor", Function::Floor, 1, 1),
     global("ceil", Function::Ceil, 1, 1),
+    method("find", Function::Find, 2, 2),
+    method("leaf", Function::Leaf, 2, 2),
+    global("plus", Function::Plus, 2, 2),
+    global("order", Function::Order, 2, 2),
+    global("pow", Function::Pow, 2, 2),
+    global("rfc3339", Function::Rfc3339, 1, 1),
+    global("bitAnd", Function::BitAnd, 2, 2),
+    global("bitOr", Function::BitOr, 2, 2),
+    global("bitXor", Function::BitXor, 2, 2),
+    global("bitNot", Function::BitNot, 1, 1),
+    global("bitShiftLeft", Function::BitShiftLeft, 2, 2),
+    global("bitShiftRight", Function::BitShiftRight, 2, 2),
 ];
 
 /// The name that `name` was probably meant to be: at most two letters off, and less than half of them.
@@ -146,10 +171,12 @@ pub(super) fn call<'a>(run: &Run<'a>, node: &'a Node, id: Function, args: &'a [N
         Function::Floor => whole(run, node, "floor", &args[0], f64::floor),
         Function::Ceil => whole(run, node, "ceil", &args[0], f64::ceil),
         Function::Matches => Err(run.fail(node, "the pattern was not compiled".to_owned())),
+        Function::Find | Function::Leaf => Err(run.fail(node, "the place was not read".to_owned())),
+        _ => numbers::call(run, node, id, args),
     }
 }
 
-fn cannot<'a>(run: &Run<'a>, node: &Node, name: &str, value: &Value<'_>) -> Stop<'a> {
+pub(super) fn cannot<'a>(run: &Run<'a>, node: &Node, name: &str, value: &Value<'_>) -> Stop<'a> {
     run.fail(node, format!("`{name}` cannot take {}", value.type_name()))
 }
 

@@ -5,20 +5,28 @@
 //! `event["a b"]`, `event.list[0]`; `has(event.a.b)`; `+ - * / %`, `== != < <= > >=`, `in`, `&& || !`, `c ? a : b`;
 //! - `size`, `contains`, `startsWith`, `endsWith`, `matches`, and `int`, `double`, `string`, `bool` of the CEL standard;
 //! - `lowerAscii`, `upperAscii`, `trim`, `replace`, `split`, `substring`, `join` of CEL's string extension;
-//! - our own: `abs`, `min`, `max` (of arguments or of a list), `floor`, `ceil`, `round` (to decimals: `round(x, 2)`).
+//! - `bitAnd`, `bitOr`, `bitXor`, `bitNot`, `bitShiftLeft`, `bitShiftRight` of CEL's math extension, without its `math.`;
+//! - our own: `abs`, `min`, `max` (of arguments or of a list), `floor`, `ceil`, `round` (to decimals: `round(x, 2)`),
+//!   `pow(x, y)`, `rfc3339(ms)` for milliseconds since 1970;
+//! - for rules that come from elsewhere: `plus(a, b)` adds numbers as doubles and joins texts, also with numbers;
+//!   `order(a, b)` is -1, 0 or 1 for two numbers or two strings and fails for anything else; `event.find("a.b")` also finds
+//!   a field whose name itself has the dot, and `event.leaf("a.b")` only what is neither list nor map.
 //!
 //! There are no macros, so the cost is bounded by expression × event. Where this is not CEL:
 //! - ints and doubles mix: `21 + 0.5` is a double, and so is `5.5 % 2`. Sensors send 21 and 21.5. `1u` is an int.
 //! - `has(event.a.b)` is false if `a` is absent or no object, and a field of something that has none is absent.
 //! - An absent field makes a condition false. It counts as false in `&&` and `||`, too.
 //! - `int(true)` is 1; `double("inf")` fails; a list that is too short makes `list[i]` absent.
-//! - The pattern of `matches` and the keys of maps are written out; `in` looks for scalars only.
+//! - Bits are also those of doubles, whose fraction is cut off.
+//! - The pattern of `matches`, the place of `find` and `leaf` and the keys of maps are written out; `in` looks for scalars only.
 //! - A result that is not a finite number fails, since JSON has no words for it.
 
 mod ast;
 mod eval;
+mod find;
 mod functions;
 mod lexer;
+mod numbers;
 mod parser;
 mod value;
 

@@ -3,6 +3,7 @@
 use super::{
     ParseError,
     ast::{Binary, Node, Op},
+    find::Find,
     functions::{self, FUNCTIONS, Function, Spec},
     lexer::{Token, tokens},
     value::{Held, Value},
@@ -225,7 +226,7 @@ impl Parser<'_> {
         }
         let args = self.list_of(")")?;
         match <[Node; 1]>::try_from(args) {
-            Ok([inner]) if matches!(inner.op, Op::Field(_) | Op::Meta(..) | Op::Index(_)) => {
+            Ok([inner]) if matches!(inner.op, Op::Field(_) | Op::Meta(..) | Op::Index(_) | Op::Find(_)) => {
                 self.node(at, Op::Has(Box::new(inner)))
             }
             _ => self.wrong_at(at, "`has` takes one field: `has(event.a.b)`"),
@@ -367,7 +368,24 @@ impl Parser<'_> {
         if function.id == Function::Matches {
             return self.pattern(at, args);
         }
+        if matches!(function.id, Function::Find | Function::Leaf) {
+            return self.find(at, function, args);
+        }
         self.node(at, Op::Call(function.id, args))
+    }
+
+    fn find(&self, at: usize, function: &Spec, mut args: Vec<Node>) -> Parsed {
+        let (place, event) = (args.pop(), args.pop());
+        let (Some(Node { at: place, op: Op::Const(Value::Str(text)), .. }), Some(Node { op: Op::Event, .. })) =
+            (place, event)
+        else {
+            let name = function.name;
+            return self.wrong_at(at, format!("`{name}` takes a place in quotes: `event.{name}(\"a.b\")`"));
+        };
+        match Find::new(&text, function.id == Function::Leaf) {
+            Ok(find) => self.node(at, Op::Find(Box::new(find))),
+            Err(e) => self.wrong_at(place as usize, e),
+        }
     }
 
     /// A pattern is compiled here, once. Were it computed, an event could make the gateway compile patterns.

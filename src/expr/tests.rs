@@ -251,6 +251,84 @@ fn what_an_evaluation_builds_is_bounded() {
 }
 
 #[test]
+fn bits_powers_and_times_are_computed() {
+    for (text, want) in [
+        ("bitAnd(event.count, 4)", "4"),
+        ("bitOr(event.count, 8.9)", "15"),
+        ("bitXor(-1, 1)", "-2"),
+        ("bitNot(0)", "-1"),
+        ("bitShiftLeft(1, 3)", "8"),
+        ("bitShiftRight(-1, 60)", "15"),
+        ("bitShiftLeft(1, 64)", "0"),
+        ("bitShiftLeft(1, -1)", "column 1: `bitShiftLeft`: the number of bits is negative"),
+        ("bitAnd('1', 1)", "column 1: `bitAnd` cannot take string"),
+        ("bitAnd(1e300, 1)", "column 1: `bitAnd`: the double is out of range"),
+        ("pow(event.count, 2)", "49.0"),
+        ("pow(2, 0.5) < 1.5", "true"),
+        ("pow('2', 2)", "column 1: `pow` cannot take string"),
+        ("rfc3339(1795255200250)", "\"2026-11-21T10:00:00.250Z\""),
+        ("rfc3339(9223372036854775807)", "column 1: `rfc3339` takes milliseconds of the years -9999 to 9999"),
+        ("order(event.count, 7.0)", "0"),
+        ("order('b', 'a')", "1"),
+        ("order(0.0 / 0, 1) < 0 || order(0.0 / 0, 1) >= 0", "false"),
+        ("order(1, 'a')", "column 1: `order` cannot take int and string"),
+        ("order(true, true)", "column 1: `order` cannot take bool and bool"),
+    ] {
+        assert_eq!(eval(text), want, "{text}");
+    }
+}
+
+#[test]
+fn plus_adds_numbers_and_joins_texts() {
+    for (text, want) in [
+        ("plus(1, 2)", "3.0"),
+        ("plus(event.big, event.big)", "1.8446744073709552e19"),
+        ("plus('a', 2)", "\"a2\""),
+        ("plus(2.5, 'a')", "\"2.5a\""),
+        ("plus('a', true)", "\"atrue\""),
+        (
+            "plus('', 1e21) + plus('', 1e20) + plus('', -0.00001) + plus('', 0.0001)",
+            "\"1e+21100000000000000000000-1e-050.0001\"",
+        ),
+        ("plus('', 1.0 / 0) + plus('', -1.0 / 0)", "\"+Inf-Inf\""),
+        ("plus(1, true)", "column 1: `plus` cannot take bool"),
+        ("plus(true, 1)", "column 1: `plus` cannot take bool"),
+        ("plus('a', null)", "column 1: `plus` cannot take null"),
+        ("plus('a', event.x)", "column 11: `event.x` is absent"),
+    ] {
+        assert_eq!(eval(text), want, "{text}");
+    }
+}
+
+#[test]
+fn a_dot_may_belong_to_a_name() {
+    let scope = fixture(r#"{"a.b":1,"a":{"c":{},"d.e":[{"f":null}]},"x":{"y.z":2,"y":{"z":[3]}},"":4,"l":[[5]]}"#);
+    for (text, want) in [
+        ("event.find('a.b')", "1"),
+        ("event.leaf('a.b')", "1"),
+        ("event.find('a.d.e.0.f')", "null"),
+        ("event.leaf('a.d.e.0.f') == null", "true"),
+        ("event.find('x.y.z')", "[3]"),
+        ("event.leaf('x.y.z')", "2"),
+        ("event.leaf('x.y.z.0')", "3"),
+        ("event.leaf('l.0.0')", "5"),
+        ("has(event.find('a.c')) && !has(event.leaf('a.c')) && !has(event.find('a.c.d'))", "true"),
+        ("has(event.find('l.00')) || has(event.find('l.1')) || has(event.find('a.b.c'))", "false"),
+        ("event.leaf('a')", "column 7: `event.a` is absent"),
+        ("event.find('')", "column 12: path `` has an empty part"),
+        ("event.a.find('b')", "column 9: `find` takes a place in quotes: `event.find(\"a.b\")`"),
+        ("event.find(event.a)", "column 7: `find` takes a place in quotes: `event.find(\"a.b\")`"),
+    ] {
+        let got = match Expr::parse(text) {
+            Ok(expr) => expr.eval(&scope).map_or_else(|e| e.to_string(), |v| String::from_utf8(v.to_json()).unwrap()),
+            Err(e) => e.to_string(),
+        };
+        assert_eq!(got, want, "{text}");
+    }
+    assert!(Expr::parse(&format!("event.find('{}')", "a.".repeat(64))).is_err());
+}
+
+#[test]
 fn an_edited_event_is_read_with_its_edits() {
     let mut scope = fixture(EVENT);
     scope.0.set(&"pos.alt".parse().unwrap(), b"3").unwrap();

@@ -40,8 +40,8 @@ pub const KIND: Kind<dyn Process> = Kind {
         }
         let field = |name: &str| Path::of([name]).map_err(|e| ParamsError::at("name", e));
         Ok(Box::new(Complete {
-            status: field(&format!("internal:completion:{}", params.name))?,
-            state: field(&format!("internal:completion:state:{}", params.name))?,
+            status: field(&format!("internal:completion:{}", config.label.as_ref().unwrap_or(&params.name)))?,
+            state: field(&format!("internal:completion:state:{}", config.label.as_ref().unwrap_or(&params.name)))?,
             maker: origin::maker(&params),
             config,
         }))
@@ -72,6 +72,9 @@ struct Config {
     /// the timeout. A field that is there already, or that has no place because of another, is left out.
     #[serde(default)]
     carry: Vec<Path>,
+    /// What the two fields end with, if not with the name of the process.
+    #[serde(default)]
+    label: Option<String>,
 }
 
 struct Complete {

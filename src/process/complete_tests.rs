@@ -216,6 +216,11 @@ fn a_wrong_configuration_is_refused() {
                 "",
                 "wrong: timeout: it must be longer than 0; without it nothing times out",
             ),
+            (
+                r#"{ "join": ["a", "b"], "label": "the join" }"#,
+                r#"{"a":1}"#,
+                r#"{"a":1,"internal:completion:the join":"triggered"}"#,
+            ),
             (r#"{ "join": ["a", "b"], "when": "event.b == 1" }"#, r#"{"a":1}"#, r#"{"a":1}"#),
         ],
     );

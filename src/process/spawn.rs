@@ -68,6 +68,9 @@ struct Config {
     /// Variables of its environment.
     #[serde(default)]
     env: BTreeMap<String, String>,
+    /// What it is called in `internal:spawn:output`, if not by its name.
+    #[serde(default)]
+    label: Option<String>,
     /// The directory it works in; without, that of the gateway.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
@@ -94,7 +97,7 @@ fn four() -> u16 {
 }
 
 struct Spawn {
-    name: String,
+    label: String,
     wait: bool,
     delay: Duration,
     program: Arc<Program>,
@@ -106,7 +109,7 @@ struct Spawn {
 
 impl Spawn {
     fn new(name: &str, pipeline: &str, config: Config) -> Result<Self, ParamsError> {
-        let Config { program, args, wait, delay, timeout, max_output, children, env, dir } = config;
+        let Config { program, args, wait, delay, timeout, max_output, children, env, label, dir } = config;
         if !(1..=1024).contains(&children) {
             return Err(ParamsError::at("children", "expected 1 to 1024"));
         }
@@ -116,7 +119,7 @@ impl Spawn {
         let program = Program::new(program, args, timeout, children.into()).with(env, dir, max_output);
         program.check().map_err(|e| ParamsError::at("", e))?;
         Ok(Spawn {
-            name: name.to_owned(),
+            label: label.unwrap_or_else(|| name.to_owned()),
             wait,
             delay: delay.map_or(Duration::ZERO, |delay| delay.0),
             program: Arc::new(program),
@@ -164,7 +167,7 @@ impl Outside for Spawn {
         }
         let answer = self.program.answer(&event.body.to_bytes()).await?;
         let mut entry = vec![b'{'];
-        write_string(&self.name, &mut entry);
+        write_string(&self.label, &mut entry);
         entry.push(b':');
         entry.extend_from_slice(&answer);
         entry.push(b'}');

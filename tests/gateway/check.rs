@@ -36,6 +36,7 @@ fn wrong_arguments_exit_2_and_a_missing_file_78() {
         (&["run"], 2),
         (&["run", "--fast", "x"], 2),
         (&["check", "absent.jsonc"], 78),
+        (&["import-binge", "absent.json"], 1),
         (&["run", "absent.jsonc"], 78),
         (&["kinds", "nothing"], 1),
         (&["--version"], 0),

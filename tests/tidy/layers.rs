@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault"];
 const MEANS: &[&str] = &["store", "systems"];
 const PARTS: &[&str] = &["kind", "sources", "process", "sinks"];
-const ASSEMBLY: &[&str] = &["config", "runtime"];
+const ASSEMBLY: &[&str] = &["config", "import", "runtime"];
 
 /// A module, the layers that it may use, and single modules besides.
 type Row = (&'static str, &'static [&'static [&'static str]], &'static [&'static str]);
@@ -23,6 +23,7 @@ const TABLE: &[Row] = &[
     ("process", &[WORDS, MEANS], &["kind"]),
     ("sinks", &[WORDS, MEANS], &["kind"]),
     ("config", &[WORDS, MEANS], &["kind"]),
+    ("import", &[WORDS], &["config"]),
     ("runtime", &[WORDS, MEANS], &["kind", "config"]),
     ("cli", &[WORDS, MEANS, PARTS, ASSEMBLY], &[]),
     ("main", &[], &["cli"]),

@@ -8,7 +8,7 @@
 //! - Computed keys, keys that are no strings, computed patterns and macros are no expressions here.
 //! - `1u` is a uint there and an int here; `min([])` is null there and an error here.
 //! - Results that are not finite are values there.
-//! - `math.abs`, `math.round`, `math.floor` and `math.ceil` are bare names here.
+//! - `math.abs` and its kin are bare names here; those of bits take doubles, too.
 
 use super::*;
 use fastrand::Rng;
@@ -77,7 +77,8 @@ impl Oracle {
     /// Compares the values of one expression for all events.
     fn check(&mut self, text: &str) {
         let mut standard = text.to_owned();
-        for name in ["abs(", "round(", "floor(", "ceil("] {
+        let bits = ["bitAnd(", "bitOr(", "bitXor(", "bitNot(", "bitShiftLeft(", "bitShiftRight("];
+        for name in ["abs(", "round(", "floor(", "ceil("].into_iter().chain(bits) {
             standard = standard.replace(name, &format!("math.{name}"));
         }
         let program = self.env.compile(&standard);
@@ -227,6 +228,13 @@ fn written_expressions_have_the_values_that_cel_gives() {
         "5 % -3",
         "(1 + 2) * 3",
         "[1,2,]",
+        "bitAnd(12, 10)",
+        "bitOr(12, 10)",
+        "bitXor(-12, 10)",
+        "bitNot(event.a)",
+        "bitShiftLeft(-1, 2)",
+        "bitShiftRight(-1024, 2)",
+        "bitShiftRight(1, 64)",
         "{'a':1,}",
     ] {
         oracle.check(text);
@@ -234,10 +242,11 @@ fn written_expressions_have_the_values_that_cel_gives() {
     oracle.agreed(250);
 }
 
-/// A random expression, mostly of the wanted type: n(umber), s(tring), b(ool), l(ist), or any.
+/// A random expression, mostly of the wanted type: n(umber), s(tring), b(ool), l(ist), i(nt by its bits), or any.
 fn generate(random: &mut Rng, kind: char, depth: u32) -> String {
     let leaves: &[&str] = match kind {
         'n' => &["0", "1", "-3", "7", "2.5", "-0.5", "1e3", "event.a", "event.b", "event.m.x", "event.l[0]", "event.x"],
+        'i' => &["0", "1", "-3", "4611686018427387904", "event.a", "event.m.x", "size(event.l)", "event.x"],
         's' => {
             &["''", "'b'", "\"abc\"", "'5'", "'é,b'", "event.s", "event.t", "event.m.y.z", "event.l[2]", "event.x.y"]
         }
@@ -311,6 +320,15 @@ fn generate(random: &mut Rng, kind: char, depth: u32) -> String {
             "b || n > n && b",
             "bool(s)",
         ],
+        'i' => &[
+            "bitAnd(i, i)",
+            "bitOr(i, n)",
+            "bitXor(n, i)",
+            "bitNot(i)",
+            "bitShiftLeft(i, n)",
+            "bitShiftRight(i, size(l))",
+            "i + i",
+        ],
         'l' => &["l + l", "[n, s]", "s.split(s)", "[b, l]", "b ? l : l", "[n]"],
         _ => &["n", "s", "b", "l", "{'k': n, 'l': l}", "b ? x : x"],
     };
@@ -321,7 +339,7 @@ fn generate(random: &mut Rng, kind: char, depth: u32) -> String {
     for (i, &c) in chars.iter().enumerate() {
         let lone = |other: Option<&char>| other.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '\'' | '^'));
         let before = i.checked_sub(1).and_then(|i| chars.get(i));
-        if "nsblx".contains(c) && lone(before) && lone(chars.get(i + 1)) && before != Some(&'.') {
+        if "nsblxi".contains(c) && lone(before) && lone(chars.get(i + 1)) && before != Some(&'.') {
             let kind = if random.u8(..12) == 0 { ['n', 's', 'b', 'l', 'x'][random.usize(..5)] } else { c };
             let inner = generate(random, kind, depth - 1);
             let bare = inner.chars().all(|c| c.is_alphanumeric() || "._'\"[]".contains(c));
@@ -342,4 +360,14 @@ fn generated_expressions_have_the_values_that_cel_gives() {
         oracle.check(&text);
     }
     oracle.agreed(3000);
+}
+
+#[test]
+fn generated_bits_are_those_that_cel_gives() {
+    let (mut oracle, mut random) = (Oracle::new(), Rng::with_seed(42));
+    for _ in 0..2000 {
+        let text = generate(&mut random, 'i', 3);
+        oracle.check(&text);
+    }
+    oracle.agreed(1000);
 }

@@ -31,7 +31,8 @@ pub const KIND: Kind<dyn Process> = Kind {
         if config.field.is_none() && config.op != Op::Count {
             return Err(ParamsError::at("field", "it may be absent only with `\"op\": \"count\"`"));
         }
-        let forward = Path::of([&*format!("internal:aggregation:{}", params.scope.pipeline)]);
+        let label = config.label.as_ref().unwrap_or(&params.scope.pipeline);
+        let forward = Path::of([&*format!("internal:aggregation:{label}")]);
         let forward = forward.map_err(|e| ParamsError::at("name", e))?;
         Ok(Box::new(Aggregate { prefix: config.prefix(), forward, name: params.name, config }))
     },
@@ -64,6 +65,9 @@ struct Config {
     /// Whether events get the state of all aggregates of the pipeline. Writing it takes time and room for each group.
     #[serde(default = "yes")]
     forward: bool,
+    /// What that field ends with, if not with the name of the pipeline.
+    #[serde(default)]
+    label: Option<String>,
     /// The most groups, and in a histogram the most values of all groups together. An event that would begin one more is
     /// rejected.
     #[serde(default = "groups::max_groups")]

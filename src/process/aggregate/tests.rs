@@ -174,6 +174,11 @@ fn the_body_stays_and_forwarding_is_a_choice() {
         &KIND,
         &[
             (r#"{ "field": "n", "op": "sum", "forward": false }"#, r#"{"n":1}"#, r#"{"n":1}"#),
+            (
+                r#"{ "field": "n", "op": "sum", "label": "my p" }"#,
+                r#"{"n":1}"#,
+                r#"{"n":1,"internal:aggregation:my p":{"n:AggSum":{"value":1}}}"#,
+            ),
             (r#"{ "field": "n", "op": "sum", "when": "event.m.n == 2" }"#, r#"{"m":{"n":1}}"#, r#"{"m":{"n":1}}"#),
             (
                 r#"{ "field": "m.n", "op": "sum", "when": "event.m.n == 1" }"#,

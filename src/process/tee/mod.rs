@@ -52,6 +52,9 @@ struct Config {
     /// For `http` alone.
     #[serde(default)]
     keep_answer: bool,
+    /// What `connectionString` says in the entry, if not what the target is called.
+    #[serde(default)]
+    label: Option<String>,
 }
 
 struct Tee {
@@ -62,6 +65,7 @@ struct Tee {
     /// An object as JSON, if there is anything to merge.
     merge: Option<Vec<u8>>,
     keep_answer: bool,
+    label: Option<String>,
     trail: Trail,
     /// Where the copy waits that programs made outside, until it is sent to a topic with the event's step.
     ready: Path,
@@ -69,7 +73,7 @@ struct Tee {
 
 impl Tee {
     fn new(params: &Params) -> Result<Self, ParamsError> {
-        let Config { to, transform, others, merge, keep_answer } = params.decode()?;
+        let Config { to, transform, others, merge, keep_answer, label } = params.decode()?;
         let target = Target::new(to, params)?;
         if keep_answer && !matches!(target, Target::Http(_)) {
             return Err(ParamsError::at("keep_answer", "only `http` answers"));
@@ -81,6 +85,7 @@ impl Tee {
             specs: Specs::new("transform", transform, others)?,
             merge: (!merge.is_empty()).then(|| Value::Object(merge).to_string().into_bytes()),
             keep_answer,
+            label,
             trail: Trail::new("internal:tee:output").map_err(wrong)?,
             ready: Path::of(["internal:tee:copy"]).map_err(|e| wrong(e.to_string()))?,
         })
@@ -122,7 +127,7 @@ impl Tee {
         entry.extend_from_slice(b",\"outputType\":");
         write_string(sort, &mut entry);
         entry.extend_from_slice(b",\"connectionString\":");
-        write_string(&place, &mut entry);
+        write_string(self.label.as_ref().unwrap_or(&place), &mut entry);
         if self.keep_answer {
             write_answer(answer, &mut entry);
         }
