@@ -40,6 +40,9 @@ struct Arguments {
 enum Command {
     /// Run the gateway until SIGTERM, Ctrl-C, or until all bounded sources are delivered.
     ///
+    /// SIGHUP reads the configuration again: a right one is taken over, a wrong one told and left. SIGUSR1 writes to the log
+    /// what waits where, and what each process did.
+    ///
     /// Example: tidegate run configs/demo.jsonc
     Run {
         /// The configuration: JSON with comments.
@@ -136,7 +139,7 @@ pub fn main() -> ExitCode {
     let logger = simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info).env();
     logger.init().ok();
     match arguments.command {
-        Command::Run { file, stateless } => start(&file, |plan| block_on(runtime::run(plan, stateless))),
+        Command::Run { file, stateless } => gateway(&file, stateless),
         Command::Process { file, source } => {
             // Its warnings are about a gateway: what nobody reads, what goes nowhere.
             load(&file, |plan, _| process::run(plan, source.as_deref()))
@@ -199,6 +202,30 @@ fn passwd(rounds: u32) -> anyhow::Result<()> {
     print(&format!("{}\n", sources::mqtt_listen::hash_password(password, rounds)))
 }
 
+/// Runs the gateway, again whenever it is to read its configuration again.
+fn gateway(file: &Path, stateless: bool) -> ExitCode {
+    // A wrong configuration is told, and the gateway goes on with the one it has.
+    let right = || {
+        let loaded = config::read(file).map_err(|p| vec![p]).and_then(|text| config::load(file, &text, &catalogue()));
+        if let Err(problems) = &loaded {
+            log::error!("the configuration is wrong; going on with the old one");
+            show("", problems);
+        }
+        loaded.is_ok()
+    };
+    loop {
+        let mut end = runtime::End::Done;
+        let code = start(file, |plan| {
+            end = block_on(runtime::run(plan, stateless, right))?;
+            Ok(())
+        });
+        if end == runtime::End::Done {
+            return code;
+        }
+        log::info!("reading `{}` again", file.display());
+    }
+}
+
 /// As `load`, and shows the warnings.
 fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> ExitCode {
     load(file, |plan, warnings| {
@@ -242,7 +269,7 @@ fn print(text: &str) -> anyhow::Result<()> {
     })
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // More threads than that cost memory and gain nothing: the store's writer is the limit.
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;

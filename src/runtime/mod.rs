@@ -5,6 +5,7 @@ mod chain;
 mod flow;
 mod links;
 mod meter;
+mod notify;
 mod pipeline;
 mod sink;
 mod source;
@@ -45,10 +46,19 @@ const STOP: Duration = Duration::from_secs(8);
 /// How often a gateway whose sources have all ended looks whether everything is delivered.
 const DRAINED: Duration = Duration::from_millis(50);
 
-/// Runs the gateway until SIGTERM, SIGINT, or until all sources have ended and everything is delivered. With
-/// `stateless` nothing is stored: a source's events go through pipelines and sinks before it is answered.
-/// An error means exit code 1.
-pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
+/// Why a gateway has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was told to, or all is done.
+    Done,
+    /// Its configuration is to be read again.
+    Reload,
+}
+
+/// Runs the gateway until SIGTERM, SIGINT, or until all sources have ended and everything is delivered; or until SIGHUP,
+/// if `reload` says that there is a right configuration. With `stateless` nothing is stored: a source's events go
+/// through pipelines and sinks before it is answered. An error means exit code 1.
+pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyhow::Result<End> {
     let mut signals = Signals::new()?;
     let store = open(&plan, stateless)?;
     let links = Links::default();
@@ -61,6 +71,7 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
     let mut pipelines = JoinSet::new();
     let mut meters = Vec::new();
     let mut finishers = Vec::new();
+    let mut beats = Vec::new();
     let before: Option<Arc<dyn Before>> = if stateless {
         let flow = Arc::new(Flow::new(plan.pipelines, plan.sinks));
         outlets.spawn(flow.clone().keep_alive(stopping.clone()));
@@ -71,7 +82,9 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
         let chains = plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around));
         for chain in in_order(chains.collect()) {
             meters.push((chain.name.clone(), chain.meters().cloned().collect()));
-            finishers.push(start_pipeline(chain, &store, &stopping, &mut pipelines).await?);
+            let beat = notify::Beat::default();
+            beats.push((chain.name.clone(), beat.clone()));
+            finishers.push(start_pipeline(chain, beat, &store, &stopping, &mut pipelines).await?);
         }
         warn_of_strangers(&store);
         None
@@ -85,14 +98,22 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
     if std::io::stderr().is_terminal() {
         outlets.spawn(quiet_end(status::print(store.clone(), links.clone()), stopping.clone()));
     }
+    if notify::listened_to() {
+        outlets.spawn(quiet_end(notify::keep_telling(store.clone(), links.clone(), beats), stopping.clone()));
+    }
     log::info!("running");
+    notify::ready();
     let ended = tokio::select! {
-        () = signals.next(|| status::report(&store, &links, &meters)) => Ok(()),
+        end = signals.next(|| status::report(&store, &links, &meters), reload) => Ok(end),
         Some(failure) = failures.recv() => Err(anyhow::anyhow!(failure)),
-        ended = sources_ended(&mut sources, &store, &finishers, bounded) => ended,
+        ended = sources_ended(&mut sources, &store, &finishers, bounded) => ended.map(|()| End::Done),
         failure = panicked(&mut pipelines) => Err(failure),
         failure = panicked(&mut outlets) => Err(failure),
     };
+    match &ended {
+        Ok(End::Reload) => notify::reloading(),
+        _ => notify::stopping(),
+    }
     log::info!("stopping");
     let orderly = async {
         sources.shutdown().await;
@@ -102,7 +123,7 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
     };
     tokio::select! {
         _ = tokio::time::timeout(STOP, orderly) => {}
-        () = signals.next(|| {}) => log::warn!("second signal: not waiting for deliveries in progress"),
+        _ = signals.next(|| {}, || false) => log::warn!("second signal: not waiting for deliveries in progress"),
     }
     store.close().await;
     if !stateless {
@@ -255,6 +276,7 @@ async fn start_sinks(
 /// Starts a chain with what it remembered; what is given back asks it to emit what it holds.
 async fn start_pipeline(
     chain: Chain,
+    beat: notify::Beat,
     store: &Store,
     stop: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
@@ -269,7 +291,7 @@ async fn start_pipeline(
     let (finisher, finish) = mpsc::channel(1);
     let reader = store.reader(consumer, &topics);
     let (waits, chain) = (chain.may_wait(), Arc::new(chain));
-    let pipeline = pipeline::Pipeline { chain, consumer, reader, store: store.clone(), memory, waits, finish };
+    let pipeline = pipeline::Pipeline { chain, consumer, reader, store: store.clone(), memory, waits, beat, finish };
     tasks.spawn(pipeline.run(stop.clone()));
     Ok(finisher)
 }
@@ -287,10 +309,11 @@ fn warn_of_strangers(store: &Store) {
     }
 }
 
-/// SIGTERM and SIGINT, and SIGUSR1 for a report.
+/// SIGTERM and SIGINT, SIGHUP for another configuration, and SIGUSR1 for a report.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    reload: Signal,
     report: Signal,
 }
 
@@ -299,16 +322,20 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
             report: signal(SignalKind::user_defined1())?,
         })
     }
 
-    /// Until it is time to stop.
-    async fn next(&mut self, report: impl Fn()) {
+    /// Until it is time to stop, and why.
+    async fn next(&mut self, report: impl Fn(), reload: impl Fn() -> bool) -> End {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return End::Done,
+                _ = self.interrupt.recv() => return End::Done,
+                _ = self.reload.recv() => if reload() {
+                    return End::Reload;
+                },
                 _ = self.report.recv() => report(),
             }
         }

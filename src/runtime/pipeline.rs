@@ -2,6 +2,7 @@
 
 use super::{
     chain::{Chain, Effect, Patience, Run, Unfinished},
+    notify::Beat,
     step::Made,
     window::Window,
 };
@@ -41,6 +42,7 @@ pub(super) struct Pipeline {
     pub memory: Memory,
     /// Whether an event may have to wait in the chain.
     pub waits: bool,
+    pub beat: Beat,
     pub finish: Finish,
 }
 
@@ -134,7 +136,10 @@ impl Pipeline {
         let savepoint = self.memory.savepoint();
         let mut run = Run::new(&mut self.memory, effect, patience);
         if !self.waits {
-            return self.chain.plain_event(event.clone(), &mut run);
+            self.beat.works();
+            let done = self.chain.plain_event(event.clone(), &mut run);
+            self.beat.waits();
+            return done;
         }
         let done = tokio::select! {
             biased;

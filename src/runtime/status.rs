@@ -23,7 +23,7 @@ pub(super) async fn print(store: Store, links: Links) {
 }
 
 /// What sources have taken in: the topics that are no pipeline's output.
-fn taken(ledger: &[Ledger]) -> u64 {
+pub(super) fn taken(ledger: &[Ledger]) -> u64 {
     let outputs: Vec<&str> = ledger.iter().filter_map(|row| row.consumer.strip_prefix("pipelines.")).collect();
     let mut topics: BTreeMap<&str, u64> = BTreeMap::new();
     for row in ledger.iter().filter(|row| !outputs.contains(&row.topic.as_str())) {

@@ -154,7 +154,7 @@ impl Bench {
         let (mut tasks, mut finish) = (JoinSet::new(), Vec::new());
         let around = Around { time: Time::Wall, links: Links::default(), stand_in: None };
         for chain in in_order(Chain::parts(plan(name, &pipeline), &around)) {
-            finish.push(super::start_pipeline(chain, &store, &stopping, &mut tasks).await.unwrap());
+            finish.push(super::start_pipeline(chain, Default::default(), &store, &stopping, &mut tasks).await.unwrap());
         }
         Bench { dir, name, pipeline, store, stop, finish, tasks }
     }

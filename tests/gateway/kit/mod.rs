@@ -99,12 +99,20 @@ impl Gateway {
         Self::begin(dir, configuration, Command::new(env!("CARGO_BIN_EXE_tidegate")), arguments)
     }
 
+    /// As `start` or, with a fault, `start_with_fault`; and with variables in its environment.
+    pub fn start_with(dir: &Path, configuration: &str, env: &[(&str, &str)], fault: Option<[&str; 2]>) -> Gateway {
+        let mut command = Command::new(if fault.is_some() { "strace" } else { env!("CARGO_BIN_EXE_tidegate") });
+        if let Some([call, fault]) = fault {
+            command.args(["-D", "-f", "-qq", "-o", "faults", "-e", &format!("trace={call}"), "-e"]);
+            command.args([&format!("inject={call}:{fault}"), env!("CARGO_BIN_EXE_tidegate")]);
+        }
+        command.envs(env.iter().copied());
+        Self::begin(dir, configuration, command, &[])
+    }
+
     /// As `start`, with a fault that strace injects into system calls; what it did is in the file `faults`.
     pub fn start_with_fault(dir: &Path, configuration: &str, call: &str, fault: &str) -> Gateway {
-        let mut command = Command::new("strace");
-        command.args(["-D", "-f", "-qq", "-o", "faults", "-e", &format!("trace={call}"), "-e"]);
-        command.args([&format!("inject={call}:{fault}"), env!("CARGO_BIN_EXE_tidegate")]);
-        Self::begin(dir, configuration, command, &[])
+        Self::start_with(dir, configuration, &[], Some([call, fault]))
     }
 
     fn begin(dir: &Path, configuration: &str, mut command: Command, arguments: &[&str]) -> Gateway {
