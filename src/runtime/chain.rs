@@ -2,7 +2,7 @@
 
 use super::{links::Links, meter::Meter, time::Time};
 use crate::{
-    config::{Attempts, OnFail, PipelinePlan, PipelineSettings, ProcessPlan},
+    config::{Attempts, OnFail, PipelinePlan, PipelineSettings, ProcessPlan, Start},
     event::{Event, Path},
     expr::Expr,
     fault::Fault,
@@ -29,7 +29,9 @@ pub(super) struct Chain {
     pub topic: Arc<str>,
     /// Other topics that the pipeline writes.
     pub writes: Vec<String>,
-    /// As configured; `from` is only the first part's.
+    /// Where it begins if it has never run before.
+    pub start: Start,
+    /// As configured; `from` and `start` are only the first part's.
     pub settings: Arc<PipelineSettings>,
     pub around: Around,
     pipeline: Arc<str>,
@@ -131,23 +133,24 @@ impl Chain {
     pub fn parts(plan: PipelinePlan<dyn Process>, around: &Around) -> Vec<Chain> {
         let pipeline: Arc<str> = plan.name.as_str().into();
         let settings = Arc::new(plan.settings);
-        let part = |name: &str, from: Vec<String>| Chain {
+        let part = |name: &str, from: Vec<String>, start: Start| Chain {
             name: format!("pipelines.{name}"),
             from,
             topic: pipeline.clone(),
             writes: plan.writes.clone(),
+            start,
             settings: settings.clone(),
             around: around.clone(),
             pipeline: pipeline.clone(),
             stages: Vec::new(),
         };
         let mut parts = Vec::new();
-        let mut chain = part(&pipeline, settings.from.clone());
+        let mut chain = part(&pipeline, settings.from.clone(), settings.start);
         for process in plan.processes {
             if process.kind == CHECKPOINT {
                 let between = side_topic(&pipeline, &process.name);
                 chain.topic = between.as_str().into();
-                let behind = part(&between, vec![between.clone()]);
+                let behind = part(&between, vec![between.clone()], Start::Oldest);
                 parts.push(std::mem::replace(&mut chain, behind));
             } else {
                 chain.stages.push(Stage::new(&pipeline, process));

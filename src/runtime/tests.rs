@@ -6,7 +6,7 @@ use crate::{
     event::{Batch, Draft, Event},
     fault::Fault,
     kind::{Cx, Kind, Outside, Process, Timer},
-    store::{Append, Options, Start, Step, Store},
+    store::{Append, Options, Put, Start, Step, Store},
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -121,12 +121,15 @@ impl Process for Pass {}
 trait None_ {}
 
 fn plan(name: &str, pipeline: &str) -> PipelinePlan<dyn Process> {
-    let text =
-        format!(r#"{{ "topics": {{ "in": {{}} }}, "pipelines": {{ "{name}": {{ "from": ["in"], {pipeline} }} }} }}"#);
+    plans(&format!(r#""{name}": {{ "from": ["in"], {pipeline} }}"#)).remove(0)
+}
+
+fn plans(pipelines: &str) -> Vec<PipelinePlan<dyn Process>> {
+    let text = format!(r#"{{ "topics": {{ "in": {{}} }}, "pipelines": {{ {pipelines} }} }}"#);
     let catalogue: Catalogue<'_, dyn None_, dyn Process, dyn None_> =
         Catalogue { sources: &[], processes: KINDS, sinks: &[], systems: &[] };
     let (plan, _) = crate::config::load(Path::new("f"), &text, &catalogue).map_err(|e| e[0].to_string()).unwrap();
-    plan.pipelines.into_iter().next().unwrap()
+    plan.pipelines
 }
 
 /// A pipeline over a store on disk.
@@ -143,19 +146,18 @@ struct Bench {
 impl Bench {
     async fn start(name: &'static str, pipeline: &str) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        Bench::open(dir, name, pipeline.to_owned()).await
+        Bench::open(dir, name, pipeline.to_owned(), Options::default()).await
     }
 
-    async fn open(dir: tempfile::TempDir, name: &'static str, pipeline: String) -> Bench {
-        let store = Store::open(Options { path: Some(dir.path().join("s.db")), ..Options::default() }).unwrap();
+    async fn open(dir: tempfile::TempDir, name: &'static str, pipeline: String, options: Options) -> Bench {
+        let store = Store::open(Options { path: Some(dir.path().join("s.db")), ..options }).unwrap();
         // What nobody reads goes at once.
         store.consumer("test", &[Arc::from(name)], Start::Oldest).await.unwrap();
         let (stop, stopping) = watch::channel(false);
-        let (mut tasks, mut finish) = (JoinSet::new(), Vec::new());
+        let mut tasks = JoinSet::new();
         let around = Around { time: Time::Wall, links: Links::default(), stand_in: None };
-        for chain in in_order(Chain::parts(plan(name, &pipeline), &around)) {
-            finish.push(super::start_pipeline(chain, &store, &stopping, &mut tasks).await.unwrap());
-        }
+        let chains = in_order(Chain::parts(plan(name, &pipeline), &around));
+        let finish = super::start_pipelines(chains, &store, &stopping, &mut tasks).await.unwrap();
         Bench { dir, name, pipeline, store, stop, finish, tasks }
     }
 
@@ -184,10 +186,14 @@ impl Bench {
     }
 
     /// Ends as in a crash: what is not on disk is gone.
-    async fn again(mut self) -> Bench {
+    async fn again(self) -> Bench {
+        self.again_with(Options::default()).await
+    }
+
+    async fn again_with(mut self, options: Options) -> Bench {
         self.tasks.shutdown().await;
         self.store.close().await;
-        Bench::open(self.dir, self.name, self.pipeline).await
+        Bench::open(self.dir, self.name, self.pipeline, options).await
     }
 
     async fn end(mut self) {
@@ -308,4 +314,46 @@ async fn at_the_end_each_process_emits_what_it_holds() {
     finished.await.unwrap();
     assert_eq!(bench.out(2).await, [r#"{"end":true,"n":1}"#, r#"{"end":true}"#]);
     bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_fire_also_when_the_store_is_full() {
+    let mut bench = Bench::start("full", r#""processes": [{"type": "count"}]"#).await;
+    bench.push([r#"{"tick":1}"#.to_owned()]).await;
+    bench.out(1).await;
+    bench.tasks.shutdown().await;
+    bench.push(numbered(3)).await;
+    sleep(Duration::from_millis(60)).await;
+    let bench = bench.again_with(Options { high: 1, low: 0, ..Options::default() }).await;
+    assert_eq!(bench.out(5).await[1..3], [r#"{"timer":1}"#, r#"{"i":0,"n":2}"#]);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_pipeline_is_known_before_the_first_one_writes() {
+    let store = Store::open(Options::default()).unwrap();
+    let consumer = store.consumer("test", &[Arc::from("b")], Start::Oldest).await.unwrap();
+    store.consumer("pipelines.a", &[Arc::from("in")], Start::Oldest).await.unwrap();
+    let mut batch = Batch::default();
+    for body in numbered(50) {
+        batch.push(&Draft { body: body.as_bytes(), ..Draft::default() }).unwrap();
+    }
+    // While `x` takes up what it remembers, `a` is at work; `y` makes the store look what may go.
+    let remembered =
+        |n: u32| Put { owner: "pipelines.x.count".into(), key: n.to_be_bytes().into(), value: Some(vec![0]) };
+    let append = Append { topic: "in".into(), priority: 4, batch };
+    let step = Step { appends: vec![append], state: (0..100_000).map(remembered).collect(), ..Step::default() };
+    store.commit(step).await.unwrap();
+    let around = Around { time: Time::Wall, links: Links::default(), stand_in: None };
+    let pipelines = plans(
+        r#""a": { "from": ["in"], "processes": [] }, "x": { "from": ["in"], "processes": [{ "type": "count" }] },
+           "y": { "from": ["in"], "processes": [] },
+           "b": { "from": ["a"], "processes": [] }"#,
+    );
+    let chains = pipelines.into_iter().flat_map(|plan| Chain::parts(plan, &around)).collect();
+    let ((_stop, stopping), mut tasks) = (watch::channel(false), JoinSet::new());
+    super::start_pipelines(in_order(chains), &store, &stopping, &mut tasks).await.unwrap();
+    let mut reader = store.reader(consumer, &[Arc::from("b")]);
+    let lot = timeout(Duration::from_secs(5), reader.next(100, 1 << 20)).await.expect("50 events").unwrap();
+    assert_eq!(lot.events.len(), 50);
 }

@@ -326,6 +326,11 @@ impl Store {
         rows::state(&self.reads, owner, prefix, limit).await
     }
 
+    /// Owners with this prefix who remember something, and how many keys.
+    pub async fn owners(&self, prefix: &str) -> Result<Vec<(String, u64)>, Refusal> {
+        rows::owners(&self.reads, prefix).await
+    }
+
     /// An owner's timers, the earliest first; at most `limit` of them.
     pub async fn timers(&self, owner: &str, limit: usize) -> Result<Vec<(Vec<u8>, i64)>, Refusal> {
         rows::timers(&self.reads, owner, limit).await
