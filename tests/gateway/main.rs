@@ -14,5 +14,6 @@ mod kit;
 mod outage;
 mod refused;
 mod rig;
+mod state;
 mod stateless;
 mod stop;
