@@ -17,9 +17,13 @@ fn numbered(numbers: std::ops::Range<u64>) -> Vec<Value> {
 }
 
 #[test]
-fn a_disk_that_fails_counts_nothing_twice() {
+fn a_disk_that_fails_and_kills_count_nothing_twice() {
     const EVENTS: u64 = 900;
     const LATE: u64 = 100;
+    let mut random = fastrand::Rng::with_seed(11);
+    let faults = |plant: &Plant| {
+        fs::read_to_string(plant.dir.path().join("faults")).unwrap_or_default().matches("(INJECTED)").count()
+    };
     for (call, fault) in [
         ("fdatasync", "error=EIO:when=20+7"),
         ("pwrite64", "error=EIO:when=60+101"),
@@ -36,11 +40,19 @@ fn a_disk_that_fails_counts_nothing_twice() {
           {{ "type": "aggregate", "name": "late", "label": "late", "field": "v", "op": "count" }} ] }} }}"#,
             EVENTS + LATE / 2
         ));
-        let gateway = plant.start_with_fault(call, fault);
-        plant.post((0..EVENTS).map(half).collect()).into_iter().for_each(|hand| hand.join().unwrap());
+        let mut gateway = plant.start_with_fault(call, fault);
+        let hands = plant.post((0..EVENTS).map(half).collect());
+        let mut injected = 0;
+        while !hands.iter().all(thread::JoinHandle::is_finished) {
+            thread::sleep(Duration::from_millis(random.u64(400..900)));
+            gateway.alive();
+            gateway.kill();
+            injected += faults(&plant);
+            gateway = plant.start_with_fault(call, fault);
+        }
         plant.wait(EVENTS as usize);
         gateway.kill();
-        let injected = fs::read_to_string(plant.dir.path().join("faults")).unwrap().matches("(INJECTED)").count();
+        injected += faults(&plant);
         assert!(injected >= 3, "{call} {fault}: only {injected} faults");
 
         let gateway = plant.start();
