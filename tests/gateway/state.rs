@@ -2,13 +2,15 @@
 
 use crate::{
     exact::{Plant, half, in_order},
-    kit::{LONG, wait_for},
+    kit::{Gateway, LONG, folder, wait_for},
     refused,
 };
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeSet,
-    fs, thread,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -218,4 +220,44 @@ fn what_a_changed_configuration_leaves_behind_is_told_and_comes_back() {
     post(&plant, 8..9);
     wait_for("what was left behind", LONG, || numbers(&plant).into_iter().eq(1..=9));
     assert!(gateway.stop().success());
+}
+
+#[test]
+fn the_last_words_are_said_once_whatever_happens() {
+    let configuration = r#"{ "sources": { "in": { "type": "file", "path": "in" } },
+  "pipelines": { "p": { "from": ["in"], "to": ["out"], "processes": [
+      { "type": "fold", "name": "sum", "start": 0, "expr": "meta.acc + event.n", "each": 1000 },
+      { "type": "fold", "name": "sums", "start": 0, "expr": "meta.acc + 1" } ] },
+    "q": { "from": ["p", "in"], "to": ["out"], "processes": [{ "type": "limit", "count": 2 }] } },
+  "sinks": { "out": { "type": "file", "path": "out", "envelope": true } } }"#;
+    let prepare = || {
+        let dir = folder();
+        fs::write(dir.path().join("in"), (0..2500).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>()).unwrap();
+        dir
+    };
+    let said = |dir: &Path| -> Vec<Value> {
+        let text = fs::read_to_string(dir.join("out")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let of_p = lines.filter(|event| event["topic"] == "p");
+        let by_id: BTreeMap<String, Value> = of_p.map(|e| (e["id"].to_string(), e["body"].clone())).collect();
+        by_id.into_values().collect()
+    };
+    let want = [json!({ "value": 3 })];
+    // A fresh store takes many flushes to make, then the end is near the eighth: of those, each second one fails.
+    for first in 4..9 {
+        let dir = prepare();
+        refused::read(dir.path());
+        let fault = format!("error=EIO:when={first}+2");
+        let gateway = Gateway::start_with_fault(dir.path(), configuration, "fdatasync", &fault);
+        assert!(gateway.end().success(), "{fault}");
+        assert_eq!(said(dir.path()), want, "{fault}");
+    }
+    let (dir, mut random) = (prepare(), fastrand::Rng::with_seed(1));
+    for _ in 0..30 {
+        let gateway = Gateway::start(dir.path(), configuration, &[]);
+        thread::sleep(Duration::from_millis(random.u64(20..150)));
+        gateway.kill();
+    }
+    assert!(Gateway::start(dir.path(), configuration, &[]).end().success());
+    assert_eq!(said(dir.path()), want);
 }
