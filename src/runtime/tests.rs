@@ -1,6 +1,6 @@
 //! The runtime over a real store, with processes made for the purpose.
 
-use super::{Around, Chain, in_order, links::Links, time::Time};
+use super::{Around, Chain, in_order, links::Links, pipeline::due, time::Time};
 use crate::{
     config::{Catalogue, PipelinePlan},
     event::{Batch, Draft, Event},
@@ -15,7 +15,7 @@ use std::{
     path::Path,
     sync::{
         Arc, LazyLock, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -356,4 +356,27 @@ async fn every_pipeline_is_known_before_the_first_one_writes() {
     let mut reader = store.reader(consumer, &[Arc::from("b")]);
     let lot = timeout(Duration::from_secs(5), reader.next(100, 1 << 20)).await.expect("50 events").unwrap();
     assert_eq!(lot.events.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_makes_timers_early_or_late_and_no_more() {
+    let now = Arc::new(AtomicI64::new(1_000_000));
+    let around = Around { time: Time::Still(now.clone()), links: Links::default(), stand_in: None };
+    let chain = Chain::parts(plan("clock", r#""processes": [{"type": "count"}]"#), &around).remove(0);
+    let mut memory = chain.memory();
+    let soon = Duration::from_millis(1500);
+    assert!(timeout(soon / 10, due(&chain, &memory)).await.is_err());
+    memory.load(0, Vec::new(), vec![(b"t".to_vec(), 4_600_000), (b"never".to_vec(), i64::MAX)]);
+    assert!(timeout(soon / 10, due(&chain, &memory)).await.is_err());
+    for (clock, comes) in [(4_600_000, true), (i64::MIN, false), (i64::MAX - 1, true)] {
+        let set = async {
+            sleep(soon / 10).await;
+            now.store(clock, SeqCst);
+        };
+        let (fired, ()) = tokio::join!(timeout(soon, due(&chain, &memory)), set);
+        assert_eq!(fired.is_ok(), comes, "{clock}");
+        now.store(0, SeqCst);
+    }
+    assert_eq!(memory.take_due(i64::MAX - 1).map(|(_, timer)| timer.due), Some(4_600_000));
+    assert_eq!(memory.take_due(i64::MAX - 1), None);
 }

@@ -261,3 +261,66 @@ fn the_last_words_are_said_once_whatever_happens() {
     assert!(Gateway::start(dir.path(), configuration, &[]).end().success());
     assert_eq!(said(dir.path()), want);
 }
+
+#[test]
+fn many_timeouts_that_came_while_it_was_off_fire_once_over_kills() {
+    const EVENTS: usize = 600;
+    let plant = Plant::new(
+        r#"{ "p": { "from": ["web"], "to": ["cloud"], "processes": [
+      { "type": "complete", "name": "pair", "join": ["a", "b"], "timeout": "2s", "carry": ["note"] },
+      { "type": "aggregate", "name": "count", "op": "count" } ] } }"#,
+    );
+    let mut gateway = plant.start();
+    // Together more than may wait for the disk at once.
+    let note = "x".repeat(8 << 10);
+    let events = (0..EVENTS).map(|n| json!({ "id": n.to_string(), "a": n, "note": note })).collect();
+    plant.post(events).into_iter().for_each(|hand| hand.join().unwrap());
+    gateway.kill();
+    thread::sleep(Duration::from_secs(2));
+    for ms in [30, 60, 90, 120] {
+        gateway = plant.start();
+        thread::sleep(Duration::from_millis(ms));
+        gateway.kill();
+    }
+    gateway = plant.start();
+    let arrived = plant.wait(2 * EVENTS);
+    assert!(gateway.stop().success());
+    let status = |status: &str| arrived.values().filter(|b| b["internal:completion:pair"] == status).count();
+    assert_eq!((status("triggered"), status("timedout")), (EVENTS, EVENTS));
+    let count = |body: &Value| body["internal:aggregation:p"]["*:AggCount"]["value"].as_u64().unwrap();
+    assert!(arrived.values().map(count).collect::<BTreeSet<_>>().into_iter().eq(1..=2 * EVENTS as u64));
+    let (_, ledger) = refused::read(plant.dir.path());
+    let row = ledger.iter().find(|row| row.consumer == "sinks.cloud").unwrap();
+    assert_eq!((row.accepted, row.delivered, row.queued), (2 * EVENTS as u64, 2 * EVENTS as u64, 0));
+}
+
+#[test]
+fn an_event_that_needs_too_much_memory_is_failed_alone_and_the_rest_counted() {
+    let mut plant = Plant::new(
+        r#"{ "p": { "from": ["web"], "to": ["cloud"], "state": "2KiB", "processes": [
+      { "type": "aggregate", "name": "count", "op": "count", "by": ["room"] } ] } }"#,
+    );
+    let event = |n: u64| json!({ "id": n.to_string(), "room": n % 100 });
+    let post = |plant: &Plant, n: u64| plant.post(vec![event(n)]).into_iter().for_each(|hand| hand.join().unwrap());
+    let gateway = plant.start();
+    (0..100).for_each(|n| post(&plant, n));
+    (100..110).for_each(|n| post(&plant, n));
+    let known = |plant: &Plant| plant.arrived().len();
+    wait_for("the known rooms", LONG, || known(&plant) >= 20);
+    assert!(gateway.stop().success());
+    let (dead, _) = refused::read(plant.dir.path());
+    let rooms = known(&plant) - 10;
+    assert_eq!(dead.len(), 100 - rooms);
+    assert!(dead.iter().all(|letter| letter.reason.contains("state is full")), "{}", dead[0].reason);
+
+    // What it remembers is more than it may now: that is counted on, and nothing new begun.
+    plant.configuration = plant.configuration.replacen("2KiB", "1KiB", 1);
+    let gateway = plant.start();
+    (200..210).for_each(|n| post(&plant, n));
+    (300 + rooms as u64..400).for_each(|n| post(&plant, n));
+    wait_for("the known rooms", LONG, || known(&plant) >= rooms + 20);
+    assert!(gateway.stop().success());
+    let counts = |n: u64| plant.arrived()[&n.to_string()]["internal:aggregation:p"]["*:AggCount"]["0"]["value"].clone();
+    assert_eq!([0, 100, 200].map(counts), [1, 2, 3].map(|n| json!(n)));
+    assert_eq!(refused::read(plant.dir.path()).0.len(), 2 * (100 - rooms));
+}
