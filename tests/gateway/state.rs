@@ -220,6 +220,20 @@ fn what_a_changed_configuration_leaves_behind_is_told_and_comes_back() {
     post(&plant, 8..9);
     wait_for("what was left behind", LONG, || numbers(&plant).into_iter().eq(1..=9));
     assert!(gateway.stop().success());
+
+    // A topic that is not read any more.
+    let fifth = pipelines("p", r#"{ "type": "spawn", "program": "/nowhere", "args": [] }"#);
+    plant.configuration = plant.configuration.replacen(&fourth, &fifth, 1);
+    let gateway = plant.start();
+    post(&plant, 9..11);
+    assert!(gateway.stop().success());
+    let sixth = fifth.replace("\"web\"", "\"other\"");
+    plant.configuration =
+        plant.configuration.replacen(&fifth, &sixth, 1).replacen('{', r#"{ "topics": { "other": {} }, "#, 1);
+    let gateway = plant.start();
+    let log = gateway.log();
+    assert!(log.contains("`pipelines.p` does not read `web` any more; it had 2 events of it to go"), "{log}");
+    assert!(gateway.stop().success());
 }
 
 #[test]
