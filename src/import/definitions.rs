@@ -213,7 +213,7 @@ impl Read<'_, '_, '_, '_> {
     fn spawner(&mut self) -> Option<Body> {
         self.fields(&["name", "condition", "delayInMs", "doSync", "job"])?;
         let condition = self.condition(false);
-        let delay = self.reader.whole(self.of, "delayInMs", 0, LONGEST);
+        let delay = self.reader.whole(self.of, "delayInMs", -LONGEST, LONGEST);
         let wait = self.reader.flag(self.of, "doSync");
         let job = self.reader.part(self.of, "job", &["runnable"])?;
         let run = self.reader.part(&job, "runnable", &["pathToExec", "cmdArgs"])?;
