@@ -241,7 +241,8 @@ impl Read<'_, '_, '_, '_> {
         if let Some((Link::Http(text), at)) = external.map(|e| &e.link).zip(self.of.get("outputConnectorRef"))
             && let Err(e) = http::url(text)
         {
-            self.reader.error(&at, format!("the `connectionString` of {}: {e}", told(target.as_deref().unwrap_or_default())));
+            self.reader
+                .error(&at, format!("the `connectionString` of {}: {e}", told(target.as_deref().unwrap_or_default())));
         }
         let transformer = Some(self.reader.text(self.of, "transformerRef")).filter(|name| !name.is_empty());
         let merge = self.of.get("additionalBody").map(|at| {
