@@ -62,7 +62,7 @@ fn whole_of<'a>(run: &Run<'a>, node: &Node, name: &str, value: Value<'a>) -> Res
 /// The bits of the int, or of the double without its fraction, which may be one of 2^63 and more.
 fn bits<'a>(run: &Run<'a>, node: &Node, name: &str, arg: &'a Node) -> Result<u64, Stop<'a>> {
     match run.eval(arg)? {
-        Value::Double(d) if d >= 0.0 && d < 2.0 * LIMIT => Ok(d as u64),
+        Value::Double(d) if (0.0..2.0 * LIMIT).contains(&d) => Ok(d as u64),
         value => whole_of(run, node, name, value).map(|int| int as u64),
     }
 }
