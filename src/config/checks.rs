@@ -1,6 +1,6 @@
 //! What no schema can say: names that refer to each other.
 
-use super::report::{Report, field};
+use super::report::{Report, field, shown};
 use super::suggest::unknown_name;
 use super::tree::{Content, Node};
 use std::collections::{HashMap, HashSet};
@@ -171,11 +171,23 @@ fn unused(root: &Node, report: &mut Report<'_>) {
         report.warning(field("sources", &source.name), source.at, message);
     }
     for pipeline in pipelines.iter().filter(|p| !read.contains(p.name.as_str())) {
-        let elsewhere =
-            writes(&pipeline.node).next().is_some() || processes(&pipeline.node).any(|p| p.get("to").is_some());
+        let elsewhere = processes(&pipeline.node).any(|p| p.get("to").is_some());
         if texts(&pipeline.node, "to").next().is_none() && !elsewhere {
             let message = "it has no `to`, and nothing has this pipeline in its `from`; its output goes nowhere";
             report.warning(field("pipelines", &pipeline.name), pipeline.at, message);
+        }
+    }
+    for pipeline in pipelines {
+        let named = writes(&pipeline.node).filter(|topic| topic.filled().is_empty());
+        for (topic, name) in named.filter_map(|topic| Some((topic, topic.text()?))) {
+            let known = |of: &str| section(root, of).iter().any(|f| f.name == name);
+            if !read.contains(name) && !["sources", "pipelines", "topics"].into_iter().any(known) {
+                let message = format!(
+                    "events go to the topic `{}`, and nothing has it in its `from`; put it into `topics` if they are to wait there",
+                    shown(name)
+                );
+                report.warning(field("pipelines", &pipeline.name), topic.at, message);
+            }
         }
     }
     for sink in sinks.iter().filter(|s| !written.contains(s.name.as_str())) {
