@@ -322,13 +322,9 @@ impl Stage {
     /// Runs one event through and adds what goes on to `next`.
     fn pass(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
         let begun = self.meter.begin(false);
-        let done = match self.passes_by(&event) {
-            Ok(false) => self.work(at, event, next, run),
-            Ok(true) => {
-                self.skip(event, next);
-                return Ok(());
-            }
-            Err(fault) => self.fail(fault, event, next),
+        let done = match self.enter(event, next)? {
+            Some(event) => self.work(at, event, next, run),
+            None => return Ok(()),
         };
         self.meter.end(begun);
         done
@@ -344,31 +340,27 @@ impl Stage {
         chain: &Chain,
     ) -> Result<(), Unfinished> {
         let begun = self.meter.begin(true);
-        let done = match self.passes_by(&event) {
-            Ok(false) => match self.attempts(event.clone(), run.patience, chain).await {
-                Ok(changed) => self.work(at, changed, next, run),
-                Err(Some(fault)) => self.fail(fault, event, next),
-                Err(None) => Err(Unfinished::Later),
-            },
-            Ok(true) => {
-                self.skip(event, next);
-                return Ok(());
-            }
-            Err(fault) => self.fail(fault, event, next),
+        let Some(event) = self.enter(event, next)? else { return Ok(()) };
+        let done = match self.attempts(event.clone(), run.patience, chain).await {
+            Ok(changed) => self.work(at, changed, next, run),
+            Err(Some(fault)) => self.fail(fault, event, next),
+            Err(None) => Err(Unfinished::Later),
         };
         self.meter.end(begun);
         done
     }
 
-    /// Whether `when` does not hold.
-    fn passes_by(&self, event: &Event) -> Result<bool, Fault> {
-        let holds = self.when.as_ref().map_or(Ok(true), |when| when.test(event));
-        holds.map(|holds| !holds).map_err(|error| Fault::reject(format!("when: {error}")))
-    }
-
-    fn skip(&self, event: Event, next: &mut Vec<Event>) {
-        self.meter.skipped.fetch_add(1, Relaxed);
-        next.extend((!self.process.stops()).then_some(event));
+    /// Gives the event back if the process is to see it, by its `when`; else it goes on, ends here, or is failed.
+    fn enter(&self, event: Event, next: &mut Vec<Event>) -> Result<Option<Event>, Unfinished> {
+        match self.when.as_ref().map_or(Ok(true), |when| when.test(&event)) {
+            Ok(true) => return Ok(Some(event)),
+            Ok(false) => {
+                self.meter.skipped.fetch_add(1, Relaxed);
+                next.extend((!self.process.stops()).then_some(event));
+            }
+            Err(error) => self.fail(Fault::reject(format!("when: {error}")), event, next)?,
+        }
+        Ok(None)
     }
 
     /// What the process itself does.
