@@ -2,12 +2,12 @@
 
 use super::{
     conditions::{self, Condition},
-    externals::{Externals, Link},
+    externals::{self, Externals, Link},
     pattern,
     reading::{At, Reader, Words, told},
     specs::{self, Transformer},
 };
-use crate::{config::suggest::unknown_name, event::Path, systems::http};
+use crate::{config::suggest::unknown_name, event::Path};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -239,7 +239,7 @@ impl Read<'_, '_, '_, '_> {
         let target = self.external("outputConnectorRef", "external system", &[]);
         let external = target.as_deref().and_then(|name| self.externals.find(name, &[]));
         if let Some((Link::Http(text), at)) = external.map(|e| &e.link).zip(self.of.get("outputConnectorRef"))
-            && let Err(e) = http::url(text)
+            && let Err(e) = externals::url(text)
         {
             self.reader
                 .error(&at, format!("the `connectionString` of {}: {e}", told(target.as_deref().unwrap_or_default())));

@@ -21,32 +21,7 @@ pub(super) fn translated(pattern: &str) -> String {
                 continue;
             }
             '\\' => {
-                let Some(next) = next else {
-                    out.push('\\');
-                    break;
-                };
-                match (ascii(next), class) {
-                    (Some(set), false) => out += set,
-                    (Some(set), true) if next.is_ascii_lowercase() => out += &set[1..set.len() - 1],
-                    (Some(set), true) => out += set,
-                    (None, false) if next == 'b' => out += r"(?-u:\b)",
-                    (None, false) if next == 'B' => out += r"(?-u:\B)",
-                    (None, false) if ['p', 'P', 'x'].contains(&next) && tail[1..].starts_with('{') => {
-                        let end = tail.find('}').map_or(tail.len(), |at| at + 1);
-                        out.push('\\');
-                        out += &tail[..end];
-                        rest = &tail[end..];
-                        continue;
-                    }
-                    _ if let Some((character, after)) = octal(tail) => {
-                        out += &format!("\\x{{{character:x}}}");
-                        rest = after;
-                        continue;
-                    }
-                    _ if ['<', '>'].contains(&next) => out.push(next),
-                    _ => out.extend(['\\', next]),
-                }
-                rest = &tail[next.len_utf8()..];
+                rest = escape(tail, class, &mut out);
                 continue;
             }
             '[' if !class => {
@@ -80,6 +55,34 @@ pub(super) fn translated(pattern: &str) -> String {
         rest = tail;
     }
     out
+}
+
+/// Writes what begins with a backslash, and gives what follows it. `class`: whether it stands in `[…]`.
+fn escape<'p>(tail: &'p str, class: bool, out: &mut String) -> &'p str {
+    let Some(next) = tail.chars().next() else {
+        out.push('\\');
+        return "";
+    };
+    match (ascii(next), class) {
+        (Some(set), false) => *out += set,
+        (Some(set), true) if next.is_ascii_lowercase() => *out += &set[1..set.len() - 1],
+        (Some(set), true) => *out += set,
+        (None, false) if next == 'b' => *out += r"(?-u:\b)",
+        (None, false) if next == 'B' => *out += r"(?-u:\B)",
+        _ if ['p', 'P', 'x'].contains(&next) && tail[1..].starts_with('{') => {
+            let end = tail.find('}').map_or(tail.len(), |at| at + 1);
+            out.push('\\');
+            *out += &tail[..end];
+            return &tail[end..];
+        }
+        _ if let Some((character, after)) = octal(tail) => {
+            *out += &format!("\\x{{{character:x}}}");
+            return after;
+        }
+        _ if ['<', '>'].contains(&next) => out.push(next),
+        _ => out.extend(['\\', next]),
+    }
+    &tail[next.len_utf8()..]
 }
 
 /// A character by its octal number, as it stands behind a backslash, and what follows it. `\1` alone would be a group.

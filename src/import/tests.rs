@@ -584,6 +584,21 @@ fn what_is_wrong_is_told_at_once_with_its_place() {
             ],
         ),
         (
+            r#"{"name":"p","processes":[{"name":"f"}]}"#,
+            r#"{"filtre":{"name":"f"}}"#,
+            "",
+            &["processDefinitions[0]: unknown field `filtre`, did you mean `filter`? (f:3:24)"],
+        ),
+        (
+            "",
+            r#"{"tee":{"name":"t","outputConnectorRef":"U"}},{"tee":{"name":"u","outputConnectorRef":"F"}}"#,
+            r#"{"name":"U","externalType":4,"connectionString":"http://u:p@h/"},{"name":"F","externalType":4,"connectionString":"ftp://h/"}"#,
+            &[
+                "processDefinitions[0].tee.outputConnectorRef: the `connectionString` of `U`: expected no user and password in the URL: take them out, and send them in `headers` of the tee (f:3:63)",
+                "processDefinitions[1].tee.outputConnectorRef: the `connectionString` of `F`: expected a URL that starts with `https://` or `http://` (f:3:109)",
+            ],
+        ),
+        (
             "",
             r#"{"filter":{"name":"f"},"annotator":{"name":"a"}}"#,
             "",

@@ -181,7 +181,7 @@ pub(super) fn agent(timeout: Duration, tls: ClientTls, idle: usize) -> Agent {
     Agent::with_parts(config, connector, DefaultResolver::default())
 }
 
-pub(crate) fn url(text: &str) -> Result<Uri, String> {
+fn url(text: &str) -> Result<Uri, String> {
     let url: Uri = text.parse().map_err(|e| format!("not a URL: {e}"))?;
     if !matches!(url.scheme_str(), Some("http" | "https")) {
         return Err("expected a URL that starts with `https://` or `http://`".into());
