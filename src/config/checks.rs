@@ -30,7 +30,8 @@ fn processes(pipeline: &Node) -> impl Iterator<Item = &Node> {
 /// The topics that a pipeline writes besides its own: those of `on_fail` and of its processes' `to`.
 fn writes(pipeline: &Node) -> impl Iterator<Item = &Node> {
     let failed = std::iter::once(pipeline).chain(processes(pipeline)).filter_map(|node| node.get("on_fail"));
-    failed.chain(processes(pipeline).filter_map(|node| node.get("to"))).filter_map(|node| node.get("topic"))
+    let copied = processes(pipeline).filter_map(|node| node.get("to")).filter(|to| to.get("publish").is_none());
+    failed.chain(copied).filter_map(|node| node.get("topic"))
 }
 
 /// The sinks that a pipeline's processes give copies to.

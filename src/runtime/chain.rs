@@ -171,6 +171,13 @@ impl Chain {
         self.stages.iter().map(|stage| &stage.meter)
     }
 
+    /// Whether every event is to be committed before the next begins: one that has been outside and is then held up would
+    /// have to go outside again, if it made way for a commit of those before it.
+    pub fn alone(&self) -> bool {
+        let outside = self.stages.iter().position(|stage| stage.outside);
+        outside.is_some_and(|at| self.stages[at..].iter().any(|stage| stage.process.delays()))
+    }
+
     /// Whether an event may have to wait on its way.
     pub fn may_wait(&self) -> bool {
         self.stages.iter().any(|stage| stage.outside) || self.keeps_state()
@@ -366,8 +373,7 @@ impl Stage {
     /// What the process itself does.
     fn work(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
         let (savepoint, sent, made) = (run.memory.savepoint(), run.effect.sent.len(), next.len());
-        // Only one that counts what has passed can say that it is too early for this one.
-        let spare = (self.on_fail == OnFail::Continue || self.process.keeps_state()).then(|| event.clone());
+        let spare = (self.on_fail == OnFail::Continue || self.process.delays()).then(|| event.clone());
         let fault = match self.process.process(event, &mut run.cx(at, next)) {
             Ok(()) => {
                 self.meter.emitted.fetch_add((next.len() - made) as u64, Relaxed);
@@ -379,7 +385,9 @@ impl Stage {
         run.effect.sent.truncate(sent);
         next.truncate(made);
         match (fault, spare) {
-            (Fault::RetryAfter(wait, _), Some(event)) => Err(Unfinished::Early(wait, Box::new(event))),
+            (Fault::RetryAfter(wait, _), Some(event)) if self.process.delays() => {
+                Err(Unfinished::Early(wait, Box::new(event)))
+            }
             (fault, Some(event)) => self.fail(fault, event, next),
             (fault, None) => Err(self.failed(fault)),
         }

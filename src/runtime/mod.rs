@@ -57,6 +57,8 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
     let bounded = plan.sources.iter().all(|s| s.source.bounded());
     let fields = plan.sources.iter().map(fields).collect::<anyhow::Result<Vec<_>>>()?;
 
+    let sources = plan.sources.iter().map(|source| source.name.clone()).collect();
+    let view = status::View { store: store.clone(), links: links.clone(), sources };
     let mut outlets = JoinSet::new();
     let mut pipelines = JoinSet::new();
     let mut meters = Vec::new();
@@ -83,11 +85,11 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
         sources.spawn(source::run(name, source.source, intake, links.clone(), fatal.clone()));
     }
     if std::io::stderr().is_terminal() {
-        outlets.spawn(quiet_end(status::print(store.clone(), links.clone()), stopping.clone()));
+        outlets.spawn(quiet_end(view.clone().print(), stopping.clone()));
     }
     log::info!("running");
     let ended = tokio::select! {
-        () = signals.next(|| status::report(&store, &links, &meters)) => Ok(()),
+        () = signals.next(|| view.report(&meters)) => Ok(()),
         Some(failure) = failures.recv() => Err(anyhow::anyhow!(failure)),
         ended = sources_ended(&mut sources, &store, &finishers, bounded) => ended,
         failure = panicked(&mut pipelines) => Err(failure),
@@ -107,7 +109,7 @@ pub async fn run(plan: Plan, stateless: bool) -> anyhow::Result<()> {
     store.close().await;
     if !stateless {
         status::processes(&meters);
-        log::info!("stopped: {}", status::summary(&store, &links));
+        log::info!("stopped: {}", view.summary());
     }
     ended
 }
@@ -273,8 +275,9 @@ async fn start_pipelines(
         }
         let (finisher, ending) = mpsc::channel(1);
         let reader = store.reader(consumer, &names(&chain.from));
-        let (waits, chain) = (chain.may_wait(), Arc::new(chain));
-        let pipeline = pipeline::Pipeline { chain, consumer, reader, store: store.clone(), memory, waits, ending };
+        let (waits, alone, chain) = (chain.may_wait(), chain.alone(), Arc::new(chain));
+        let store = store.clone();
+        let pipeline = pipeline::Pipeline { chain, consumer, reader, store, memory, waits, alone, ending };
         tasks.spawn(pipeline.run(stop.clone()));
         finishers.push(finisher);
     }

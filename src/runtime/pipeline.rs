@@ -43,6 +43,8 @@ pub(super) struct Pipeline {
     pub memory: Memory,
     /// Whether an event may have to wait in the chain.
     pub waits: bool,
+    /// Whether every event is committed before the next begins.
+    pub alone: bool,
     pub ending: Finish,
 }
 
@@ -128,7 +130,7 @@ impl Pipeline {
 
     /// Whether a step is to be committed as far as it is.
     pub fn is_enough(&self, begun: Instant, made: &Made) -> bool {
-        begun.elapsed() > LONGEST || made.bytes() + self.memory.unsettled() > HELD
+        self.alone || begun.elapsed() > LONGEST || made.bytes() + self.memory.unsettled() > HELD
     }
 
     /// Runs one event through. At the stop it is dropped where it is, after a while.

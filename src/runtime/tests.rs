@@ -112,8 +112,33 @@ const KINDS: &[Kind<dyn Process>] = &[
         schema: Nothing::json_schema,
         build: |params| Ok(Box::new(Slow { name: format!("{}.{}", params.scope.pipeline, params.name) })),
     },
+    Kind { name: "hold", about: "", example: "", schema: Nothing::json_schema, build: |_| Ok(Box::new(Hold)) },
     Kind { name: "checkpoint", about: "", example: "", schema: Nothing::json_schema, build: |_| Ok(Box::new(Pass)) },
 ];
+
+/// Lets an event pass every 20 ms.
+struct Hold;
+
+impl Process for Hold {
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
+    fn delays(&self) -> bool {
+        true
+    }
+
+    fn process(&self, event: Event, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let next = cx.get(b"next").map_or(0, |n| String::from_utf8_lossy(n).parse::<i64>().unwrap());
+        if cx.now < next {
+            let wait = Duration::from_millis((next - cx.now) as u64);
+            return Err(Fault::RetryAfter(wait, anyhow::anyhow!("too early")));
+        }
+        cx.put(b"next", (cx.now + 20).to_string())?;
+        cx.emit(event);
+        Ok(())
+    }
+}
 
 struct Pass;
 impl Process for Pass {}
@@ -379,4 +404,18 @@ async fn a_clock_that_is_set_makes_timers_early_or_late_and_no_more() {
     }
     assert_eq!(memory.take_due(i64::MAX - 1).map(|(_, timer)| timer.due), Some(4_600_000));
     assert_eq!(memory.take_due(i64::MAX - 1), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_held_up_is_not_outside_again() {
+    for (name, pipeline) in [
+        ("held", r#""processes": [{"type": "slow"}, {"type": "hold"}]"#),
+        ("window", r#""workers": 4, "processes": [{"type": "slow"}, {"type": "hold"}]"#),
+    ] {
+        let bench = Bench::start(name, pipeline).await;
+        bench.push(numbered(20)).await;
+        assert_eq!(bench.out(20).await, numbered(20).collect::<Vec<_>>());
+        assert_eq!(seen(&format!("{name}.slow")).len(), 20, "{name}");
+        bench.end().await;
+    }
 }
