@@ -187,7 +187,24 @@ fn rows(root: &Value, around: &[&Value], prefix: &str, out: &mut Vec<Row>) {
         if let Some((step, schema)) = below.filter(|(_, s)| !around.iter().any(|a| std::ptr::eq(*a, *s))) {
             rows(root, &[around, &[schema]].concat(), &format!("{field}{step}."), out);
         }
+        for variant in variants(root, inner).filter(|v| !around.iter().any(|a| std::ptr::eq(*a, *v))) {
+            let first = out.len();
+            rows(root, &[around, &[variant]].concat(), &format!("{field}."), out);
+            // Of an object that stands for one word of a choice, the choice says what it does.
+            if variant["properties"].as_object().is_some_and(|p| p.len() == 1)
+                && let (Some(row), Some(about)) = (out.get_mut(first), variant["description"].as_str())
+            {
+                row.meaning = about.split_whitespace().collect::<Vec<_>>().join(" ");
+                row.required = false;
+            }
+        }
     }
+}
+
+/// Of a choice those that are objects with fields.
+fn variants<'a>(root: &'a Value, schema: &'a Value) -> impl Iterator<Item = &'a Value> {
+    let branches = ["anyOf", "oneOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
+    branches.map(|branch| value_of(root, branch)).filter(|branch| branch["properties"].is_object())
 }
 
 /// What a schema stands for: through a reference, and through `Option`.
@@ -206,7 +223,8 @@ fn type_of(root: &Value, schema: &Value, depth: usize) -> String {
         words.filter_map(Value::as_str).map(|w| format!("\"{w}\"")).collect()
     };
     let branches = ["anyOf", "oneOf"].iter().filter_map(|k| schema[*k].as_array()).flatten();
-    let branches: Vec<String> = branches.map(|b| type_of(root, b, depth + 1)).filter(|t| t != "null").collect();
+    let mut branches: Vec<String> = branches.map(|b| type_of(root, b, depth + 1)).filter(|t| t != "null").collect();
+    branches.dedup();
     if !branches.is_empty() {
         return choice(branches);
     }
@@ -299,6 +317,20 @@ mod tests {
         /// Nested.
         inner: Vec<Route>,
         size: Option<Size>,
+        /// Where it goes.
+        to: To,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    #[allow(dead_code)]
+    enum To {
+        /// Nowhere.
+        Nothing,
+        /// A topic of that name.
+        Topic(String),
+        /// A file of that name.
+        File(String),
     }
 
     fn wait() -> Span {
@@ -333,10 +365,13 @@ mod tests {
         let sink = told.find("http (sink): ").unwrap();
         assert!(told.starts_with("http (source): events posted over HTTP\n\nfields\n") && sink > 0);
         for line in [
-            "  tls.client      \"none\" or \"all\"                    -         Who is asked for a certificate.",
-            "  headers         map of text                        {}        Sent with every answer.",
-            "  wait            text like \"5s\"                     5s        Longest wait.",
-            "  routes[].most   whole number 1 to 9                -         Any body of this size.",
+            "  tls.client         \"none\" or \"all\"                    -         Who is asked for a certificate.",
+            "  headers            map of text                        {}        Sent with every answer.",
+            "  wait               text like \"5s\"                     5s        Longest wait.",
+            "  routes[].most      whole number 1 to 9                -         Any body of this size.",
+            "  routes[].to        \"nothing\" or object                required  Where it goes.",
+            "  routes[].to.topic  text                               -         A topic of that name.",
+            "  routes[].to.file   text                               -         A file of that name.",
         ] {
             assert!(told[..sink].contains(line), "{line}\n{told}");
         }

@@ -1,6 +1,6 @@
 //! What no schema can say: names that refer to each other.
 
-use super::report::{Report, field};
+use super::report::{Report, field, shown};
 use super::suggest::unknown_name;
 use super::tree::{Content, Node};
 use std::collections::{HashMap, HashSet};
@@ -30,7 +30,8 @@ fn processes(pipeline: &Node) -> impl Iterator<Item = &Node> {
 /// The topics that a pipeline writes besides its own: those of `on_fail` and of its processes' `to`.
 fn writes(pipeline: &Node) -> impl Iterator<Item = &Node> {
     let failed = std::iter::once(pipeline).chain(processes(pipeline)).filter_map(|node| node.get("on_fail"));
-    failed.chain(processes(pipeline).filter_map(|node| node.get("to"))).filter_map(|node| node.get("topic"))
+    let copied = processes(pipeline).filter_map(|node| node.get("to")).filter(|to| to.get("publish").is_none());
+    failed.chain(copied).filter_map(|node| node.get("topic"))
 }
 
 /// The sinks that a pipeline's processes give copies to.
@@ -171,11 +172,23 @@ fn unused(root: &Node, report: &mut Report<'_>) {
         report.warning(field("sources", &source.name), source.at, message);
     }
     for pipeline in pipelines.iter().filter(|p| !read.contains(p.name.as_str())) {
-        let elsewhere =
-            writes(&pipeline.node).next().is_some() || processes(&pipeline.node).any(|p| p.get("to").is_some());
+        let elsewhere = processes(&pipeline.node).any(|p| p.get("to").is_some());
         if texts(&pipeline.node, "to").next().is_none() && !elsewhere {
             let message = "it has no `to`, and nothing has this pipeline in its `from`; its output goes nowhere";
             report.warning(field("pipelines", &pipeline.name), pipeline.at, message);
+        }
+    }
+    for pipeline in pipelines {
+        let named = writes(&pipeline.node).filter(|topic| topic.filled().is_empty());
+        for (topic, name) in named.filter_map(|topic| Some((topic, topic.text()?))) {
+            let known = |of: &str| section(root, of).iter().any(|f| f.name == name);
+            if !read.contains(name) && !["sources", "pipelines", "topics"].into_iter().any(known) {
+                let message = format!(
+                    "events go to the topic `{}`, and nothing has it in its `from`; put it into `topics` if they are to wait there",
+                    shown(name)
+                );
+                report.warning(field("pipelines", &pipeline.name), topic.at, message);
+            }
         }
     }
     for sink in sinks.iter().filter(|s| !written.contains(s.name.as_str())) {

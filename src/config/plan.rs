@@ -235,7 +235,9 @@ impl Build<'_, '_> {
                 writes.push(topic.clone());
             }
             let to = |what| node.get("to").and_then(|to| to.get(what)).and_then(Node::text).map(str::to_owned);
-            writes.extend(to("topic"));
+            if to("publish").is_none() {
+                writes.extend(to("topic"));
+            }
             copies.extend(to("sink").map(|sink| (sink, side_topic(&entry.name, &name))));
             let retry = common.retry.unwrap_or_else(|| settings.retry.clone());
             processes.push(ProcessPlan { name, kind, when: common.when, retry, on_fail, process });

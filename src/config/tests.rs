@@ -650,7 +650,8 @@ fn the_schema_is_whole_and_documented() {
 #[test]
 fn warnings_do_not_stop_the_gateway() {
     let text = r#"{ "sources": { "a": { "type": "timer" }, "b": { "type": "timer" } },
-        "pipelines": { "p": { "from": ["a"] } }, "sinks": { "s": { "type": "http", "url": "x://" } } }"#;
+        "pipelines": { "p": { "from": ["a"] } }, "sinks": { "s": { "type": "http", "url": "x://" } },
+        "topics": { "kept": {} } }"#;
     let (_, warnings) = load_with(Path::new("f"), text, &TOYS, &outside).unwrap();
     let told: Vec<String> = warnings.iter().map(Problem::to_string).collect();
     assert_eq!(
@@ -659,6 +660,19 @@ fn warnings_do_not_stop_the_gateway() {
             "sources.b: no pipeline or sink has this source in its `from`; its events go nowhere (f:1:42)",
             "pipelines.p: it has no `to`, and nothing has this pipeline in its `from`; its output goes nowhere (f:2:24)",
             "sinks.s: it has no `from`, and no pipeline has this sink in its `to`; nothing is delivered (f:2:61)",
+        ]
+    );
+    let failing =
+        r#"{ "from": ["a"], "on_fail": { "topic": "lost" } }, "q": { "from": ["a"], "on_fail": { "topic": "kept" } }"#;
+    let text = text.replace(r#"{ "from": ["a"] }"#, failing);
+    let (_, warnings) = load_with(Path::new("f"), &text, &TOYS, &outside).unwrap();
+    let told: Vec<String> = warnings.iter().map(Problem::to_string).collect();
+    assert_eq!(
+        told[1..4],
+        [
+            "pipelines.p: it has no `to`, and nothing has this pipeline in its `from`; its output goes nowhere (f:2:24)",
+            "pipelines.p: events go to the topic `lost`, and nothing has it in its `from`; put it into `topics` if they are to wait there (f:2:68)",
+            "pipelines.q: it has no `to`, and nothing has this pipeline in its `from`; its output goes nowhere (f:2:80)",
         ]
     );
 }

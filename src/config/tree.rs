@@ -78,7 +78,7 @@ fn grow(text: &str, outside: Option<Outside<'_>>, deepest: usize, report: &mut R
         },
         Err(e) => {
             let at = e.range().start;
-            report.error("", at, explain(e.kind(), text.get(at..).unwrap_or_default()));
+            report.error("", at, explain(e.kind(), text.get(at..).unwrap_or_default(), deepest));
             None
         }
     }
@@ -112,7 +112,7 @@ fn open_text(text: &str) -> Option<usize> {
     None
 }
 
-fn explain(kind: &ParseErrorKind, rest: &str) -> String {
+fn explain(kind: &ParseErrorKind, rest: &str, deepest: usize) -> String {
     use ParseErrorKind as K;
     let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || "_-+.".contains(*c)).collect();
     let word = if word.is_empty() { rest.chars().take(1).collect() } else { word };
@@ -133,7 +133,7 @@ fn explain(kind: &ParseErrorKind, rest: &str) -> String {
         K::UnterminatedArray => "a list without its closing `]`".into(),
         K::UnterminatedObject => "an object without its closing `}`".into(),
         K::UnterminatedCommentBlock => "a comment without its closing `*/`".into(),
-        K::NestingDepthExceeded => format!("nested deeper than {DEEPEST} levels"),
+        K::NestingDepthExceeded => format!("nested deeper than {deepest} levels"),
         _ => format!("unexpected `{}`", shown(&word)),
     }
 }

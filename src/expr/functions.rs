@@ -56,6 +56,7 @@ pub(super) enum Function {
     BitNot,
     BitShiftLeft,
     BitShiftRight,
+    Unsigned,
 }
 
 const fn method(name: &'static str, id: Function, least: usize, most: usize) -> Spec {
@@ -102,6 +103,7 @@ pub(super) const FUNCTIONS: &[Spec] = &[
     global("bitNot", Function::BitNot, 1, 1),
     global("bitShiftLeft", Function::BitShiftLeft, 2, 2),
     global("bitShiftRight", Function::BitShiftRight, 2, 2),
+    global("unsigned", Function::Unsigned, 1, 1),
 ];
 
 /// The name that `name` was probably meant to be: at most two letters off, and less than half of them.

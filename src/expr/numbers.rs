@@ -8,6 +8,8 @@ use super::{
 };
 use std::borrow::Cow;
 
+const LIMIT: f64 = 9_223_372_036_854_775_808.0; // 2^63
+
 pub(super) fn call<'a>(run: &Run<'a>, node: &'a Node, id: Function, args: &'a [Node]) -> Out<'a> {
     let (name, combine): (_, fn(i64, i64) -> i64) = match id {
         Function::Plus => return plus(run, node, run.eval(&args[0])?, run.eval(&args[1])?),
@@ -24,6 +26,10 @@ pub(super) fn call<'a>(run: &Run<'a>, node: &'a Node, id: Function, args: &'a [N
         }
         Function::BitNot => return Ok(Value::Int(!whole(run, node, "bitNot", &args[0])?)),
         Function::BitShiftLeft | Function::BitShiftRight => return shift(run, node, id, args),
+        Function::Unsigned => {
+            let bits = bits(run, node, "unsigned", &args[0])?;
+            return Ok(i64::try_from(bits).map_or(Value::Double(bits as f64), Value::Int));
+        }
         Function::BitAnd => ("bitAnd", |a, b| a & b),
         Function::BitOr => ("bitOr", |a, b| a | b),
         _ => ("bitXor", |a, b| a ^ b),
@@ -41,8 +47,11 @@ fn double<'a>(run: &Run<'a>, node: &Node, name: &str, arg: &'a Node) -> Result<f
 
 /// The int, or the double without its fraction.
 fn whole<'a>(run: &Run<'a>, node: &Node, name: &str, arg: &'a Node) -> Result<i64, Stop<'a>> {
-    const LIMIT: f64 = 9_223_372_036_854_775_808.0; // 2^63
-    match run.eval(arg)? {
+    whole_of(run, node, name, run.eval(arg)?)
+}
+
+fn whole_of<'a>(run: &Run<'a>, node: &Node, name: &str, value: Value<'a>) -> Result<i64, Stop<'a>> {
+    match value {
         Value::Int(i) => Ok(i),
         Value::Double(d) if (-LIMIT..LIMIT).contains(&d) => Ok(d as i64),
         Value::Double(_) => Err(run.fail(node, format!("`{name}`: the double is out of range"))),
@@ -50,11 +59,19 @@ fn whole<'a>(run: &Run<'a>, node: &Node, name: &str, arg: &'a Node) -> Result<i6
     }
 }
 
+/// The bits of the int, or of the double without its fraction, which may be one of 2^63 and more.
+fn bits<'a>(run: &Run<'a>, node: &Node, name: &str, arg: &'a Node) -> Result<u64, Stop<'a>> {
+    match run.eval(arg)? {
+        Value::Double(d) if (0.0..2.0 * LIMIT).contains(&d) => Ok(d as u64),
+        value => whole_of(run, node, name, value).map(|int| int as u64),
+    }
+}
+
 /// As CEL has it: to the right zeros come in, 64 and more leave nothing.
 fn shift<'a>(run: &Run<'a>, node: &Node, id: Function, args: &'a [Node]) -> Out<'a> {
     let left = id == Function::BitShiftLeft;
     let name = if left { "bitShiftLeft" } else { "bitShiftRight" };
-    let (bits, by) = (whole(run, node, name, &args[0])? as u64, whole(run, node, name, &args[1])?);
+    let (bits, by) = (bits(run, node, name, &args[0])?, whole(run, node, name, &args[1])?);
     let Ok(by) = u64::try_from(by) else {
         return Err(run.fail(node, format!("`{name}`: the number of bits is negative")));
     };
@@ -92,9 +109,9 @@ fn plus<'a>(run: &Run<'a>, node: &Node, a: Value<'a>, b: Value<'a>) -> Out<'a> {
     }
 }
 
-/// A double as Go prints it: whole numbers without a fraction, very large and very small ones with an exponent.
+/// A double as Go prints it: whole numbers without a fraction, from a million on and below 0.0001 with an exponent.
 fn written(d: f64) -> String {
-    if d == 0.0 || !d.is_finite() || (1e-4..1e21).contains(&d.abs()) {
+    if d == 0.0 || !d.is_finite() || (1e-4..1e6).contains(&d.abs()) {
         return match d {
             f64::INFINITY => "+Inf".to_owned(),
             f64::NEG_INFINITY => "-Inf".to_owned(),

@@ -5,6 +5,7 @@ use super::{
     reading::{At, Reader, Words, told},
 };
 use crate::expr::Expr;
+use serde_json::Number;
 use std::collections::BTreeSet;
 
 const UNARY: Words = Words {
@@ -101,7 +102,7 @@ enum Operand<'n> {
     Piece(Piece),
     Variable(String),
     Literal(String, At<'n>),
-    Number(f64),
+    Number(Number),
 }
 
 /// The highest level: a name, a constant, a call.
@@ -205,7 +206,7 @@ impl<'n> Conditions<'_, '_, '_> {
             }
             (_, at) => {
                 let n = self.reader.as_number(&at)?;
-                if (n * 1e4).fract() != 0.0 {
+                if (double(&n) * 1e4).fract() != 0.0 {
                     self.notes.insert("numbers are exact, no longer rounded to 4 decimals");
                 }
                 Operand::Number(n)
@@ -237,7 +238,10 @@ impl<'n> Conditions<'_, '_, '_> {
         let whole = word == "Equal" && !self.inverted && (constant(&left) || constant(&right));
         let show = |side: &Operand<'_>| match side {
             Operand::Variable(name) if whole && !name.contains('.') => Piece::new(plain(name), WHOLE, Sort::Any),
-            Operand::Number(n) => Piece::new(exact(*n), if *n < 0.0 { 6 } else { WHOLE }, Sort::Number),
+            Operand::Number(n) => {
+                let text = n.as_i64().map_or_else(|| exact(double(n)), |n| n.to_string());
+                Piece::new(text, if double(n) < 0.0 { 6 } else { WHOLE }, Sort::Number)
+            }
             side => side.piece(),
         };
         let (left, right) = (show(&left), show(&right));
@@ -331,7 +335,14 @@ impl<'n> Conditions<'_, '_, '_> {
             "Modulus" => ("%", 5),
             "Power" => return Some(call("pow", Sort::Double)),
             "RightShift" => return Some(call("bitShiftRight", Sort::Number)),
-            "LeftShift" => return Some(call("bitShiftLeft", Sort::Number)),
+            "LeftShift" => {
+                // All of it was without a sign.
+                return Some(Piece::new(
+                    format!("unsigned({})", call("bitShiftLeft", Sort::Number).text),
+                    WHOLE,
+                    Sort::Number,
+                ));
+            }
             "Or" => return Some(call("bitOr", Sort::Number)),
             "And" => return Some(call("bitAnd", Sort::Number)),
             _ => return Some(call("bitXor", Sort::Number)),
@@ -377,10 +388,15 @@ impl Operand<'_> {
             Operand::Variable(name) => Piece::new(format!("event.leaf({})", quoted(name)), WHOLE, Sort::Any),
             Operand::Literal(text, _) => Piece::new(quoted(text), WHOLE, Sort::Text),
             Operand::Number(n) => {
+                let n = double(n);
                 Piece::new(format!("{n:?}"), if n.is_sign_negative() { 6 } else { WHOLE }, Sort::Double)
             }
         }
     }
+}
+
+fn double(n: &Number) -> f64 {
+    n.as_f64().unwrap_or(f64::INFINITY)
 }
 
 /// A number as short as it can be written: 5, not 5.0.

@@ -2,7 +2,7 @@
 
 use super::{
     conditions::{self, Condition},
-    externals::Externals,
+    externals::{self, Externals, Link},
     pattern,
     reading::{At, Reader, Words, told},
     specs::{self, Transformer},
@@ -84,7 +84,7 @@ pub(super) struct Annotation {
 
 /// Reads one definition; what it refers to is looked up in `externals`.
 pub(super) fn definition(reader: &mut Reader<'_, '_>, at: &At<'_>, externals: &Externals) -> Option<Definition> {
-    let (kind, of) = reader.one_of(at, KINDS)?;
+    let Some((kind, of)) = reader.one_of(at, KINDS) else { return broken(at) };
     let mut read = Read { reader, of: &of, externals, store: None };
     let body = match kind {
         "annotator" => read.annotator(),
@@ -101,6 +101,12 @@ pub(super) fn definition(reader: &mut Reader<'_, '_>, at: &At<'_>, externals: &E
     let (name, place) = read.reader.named(&of, "name")?;
     // A definition that is wrong still has its name: what refers to it is not wrong, too.
     Some(Definition { name, at: place.node.at, path: of.path.clone(), store, body: body.unwrap_or(Body::Broken) })
+}
+
+/// A definition of no kind or of two still has its name.
+fn broken(at: &At<'_>) -> Option<Definition> {
+    let name = at.node.fields().iter().find_map(|field| field.node.get("name")?.text())?.to_owned();
+    Some(Definition { name, at: at.node.at, path: at.path.clone(), store: None, body: Body::Broken })
 }
 
 struct Read<'a, 'n, 'r, 't> {
@@ -213,7 +219,7 @@ impl Read<'_, '_, '_, '_> {
     fn spawner(&mut self) -> Option<Body> {
         self.fields(&["name", "condition", "delayInMs", "doSync", "job"])?;
         let condition = self.condition(false);
-        let delay = self.reader.whole(self.of, "delayInMs", 0, LONGEST);
+        let delay = self.reader.whole(self.of, "delayInMs", -LONGEST, LONGEST);
         let wait = self.reader.flag(self.of, "doSync");
         let job = self.reader.part(self.of, "job", &["runnable"])?;
         let run = self.reader.part(&job, "runnable", &["pathToExec", "cmdArgs"])?;
@@ -231,6 +237,13 @@ impl Read<'_, '_, '_, '_> {
         self.fields(&known)?;
         let condition = self.condition(false);
         let target = self.external("outputConnectorRef", "external system", &[]);
+        let external = target.as_deref().and_then(|name| self.externals.find(name, &[]));
+        if let Some((Link::Http(text), at)) = external.map(|e| &e.link).zip(self.of.get("outputConnectorRef"))
+            && let Err(e) = externals::url(text)
+        {
+            self.reader
+                .error(&at, format!("the `connectionString` of {}: {e}", told(target.as_deref().unwrap_or_default())));
+        }
         let transformer = Some(self.reader.text(self.of, "transformerRef")).filter(|name| !name.is_empty());
         let merge = self.of.get("additionalBody").map(|at| {
             if at.node.sort() != "an object" {

@@ -140,6 +140,21 @@ fn connection(sort: &str, text: &str) -> Result<Link, String> {
     }
 }
 
+/// What is wrong with a URL to post to.
+pub(super) fn url(text: &str) -> Result<(), &'static str> {
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
+        return Err("expected a URL that starts with `https://` or `http://`");
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err("expected no user and password in the URL: take them out, and send them in `headers` of the tee");
+    }
+    if authority.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("not a URL");
+    }
+    Ok(())
+}
+
 /// The string may hold a password.
 fn hidden(message: &str, text: &str) -> String {
     message.replace(&told(text), "`elastic:…`")

@@ -64,6 +64,7 @@ fn head() -> Vec<String> {
     [
         "Imported from a configuration of Agglo's binge by `tidegate import-binge`. Where a meaning was mended, a comment says so.",
         "In conditions, `event.leaf('a.b')` is what Agglo calls a variable: the text, number, bool or null in that place, whose dots may also belong to a name. Where neither matters, `event.a.b` does the same and reads better. `has()` also holds for objects and lists, where Agglo's `Exists` did not.",
+        "Everywhere else `a.b` is b inside of a; a field whose own name has the dot is written `a\\\\.b`.",
     ]
     .map(str::to_owned)
     .into()

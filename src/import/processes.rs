@@ -91,6 +91,10 @@ impl Around<'_> {
                 let mut step = if args.is_empty() { step } else { step.with("args", args.as_slice()) };
                 if !wait {
                     step = step.with("wait", false);
+                    // Nothing was known of such a program. But a condition that fails is a failure.
+                    if condition.when.is_none() {
+                        step = step.with("on_fail", "continue");
+                    }
                 }
                 if *delay > 0 {
                     step = step.with("delay", span(*delay));
@@ -99,6 +103,10 @@ impl Around<'_> {
                     step =
                         step.noted(format!("{} is looked for from the directory that Tidegate runs in", told(program)));
                 }
+                step = step.noted(format!(
+                    "{} has the gateway's `PATH` alone in its environment: what else it reads there goes into `env`",
+                    told(program)
+                ));
                 step.with("timeout", "1h").outside().into()
             }
             Body::Tee { condition, merge, transformer, target } => {
@@ -108,7 +116,11 @@ impl Around<'_> {
                 let step = Step::new("transform", &Condition::default(), name);
                 transform(step, transformer, "specs").into()
             }
-            Body::Continuation(condition) => Step::new("continue", condition, name).into(),
+            Body::Continuation(condition) => {
+                let step = Step::new("continue", condition, name);
+                // A condition that failed stopped the event like one that does not hold.
+                (if condition.when.is_some() { step.with("on_fail", "drop") } else { step }).into()
+            }
             Body::Entwine => {
                 let what =
                     format!("{} is an entwine, and there is no process for that here: it is left out", told(name));

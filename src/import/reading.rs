@@ -171,17 +171,17 @@ impl Reader<'_, '_> {
     }
 
     /// A number, quoted or not.
-    pub fn as_number(&mut self, at: &At<'_>) -> Option<f64> {
+    pub fn as_number(&mut self, at: &At<'_>) -> Option<Number> {
         let text = at.node.text().unwrap_or_default();
         if ["NaN", "Infinity", "-Infinity"].contains(&text) {
             self.error(at, format!("`{text}` is not a number that JSON can hold"));
             return None;
         }
-        let number = number(at.node).and_then(|n| n.as_f64());
+        let number = number(at.node).filter(|n| n.as_f64().is_some_and(f64::is_finite));
         if number.is_none() {
             self.misfit(at, "a number");
         }
-        number.filter(|n| n.is_finite())
+        number
     }
 
     /// A word of an enum, by name or number; its first, if none is given.

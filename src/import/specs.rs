@@ -159,8 +159,8 @@ fn operation(
         return (Some(json!({ name: { "regex": regex, "with": with } })), None);
     }
     reader.message(&at, &["value"]);
-    let value = at.get("value").and_then(|at| reader.as_number(&at)).unwrap_or(0.0);
-    let whole = value.fract() == 0.0 && value.abs() < 9e15;
-    let value = if whole { Value::from(value as i64) } else { Value::from(value) };
+    let value = at.get("value").and_then(|at| reader.as_number(&at)).unwrap_or(0.into());
+    let whole = value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9e15);
+    let value = whole.map_or(value.into(), |n| Value::from(n as i64));
     (Some(json!({ name: value })), Some("mended: an empty list stays an empty list, it does not become null"))
 }

@@ -118,7 +118,7 @@ fn comparisons_hold_as_they_did_or_as_they_should() {
         (compare(&v("n"), "Equal", &v("n")), "event.leaf('n') == event.leaf('n')", "true"),
         (compare(&v("big"), "LessThan", &number("0.00002")), "event.leaf('big') < 2e-5", "true"),
         (compare(&v("neg"), "LessThan", &number("-2.4")), "event.leaf('neg') < -2.4", "true"),
-        (compare(&v("huge"), "Equal", &number("9007199254740993")), "event.huge == 9007199254740992.0", "false"),
+        (compare(&v("huge"), "Equal", &number("9007199254740993")), "event.huge == 9007199254740993", "true"),
         (compare(&v("q"), "Equal", &literal("a\"b")), "event.q == 'a\"b'", "true"),
         (compare(&v("w"), "Equal", &literal("a\\d")), r"event.w == r'a\d'", "true"),
         (compare(&literal("it's \\ \n\t\u{1}"), "Equal", &v("n")), r"'it\'s \\ \n\t\u0001' == event.n", "false"),
@@ -174,7 +174,11 @@ fn arithmetic_is_that_of_doubles() {
         (equal(compute(&v("n"), "And", &number("4")), "4"), "bitAnd(event.leaf('n'), 4) == 4", "true"),
         (equal(compute(&v("n"), "Or", &number("8")), "13"), "bitOr(event.leaf('n'), 8) == 13", "true"),
         (equal(compute(&v("n"), "Xor", &number("1")), "4"), "bitXor(event.leaf('n'), 1) == 4", "true"),
-        (equal(compute(&v("n"), "LeftShift", &number("1")), "10"), "bitShiftLeft(event.leaf('n'), 1) == 10", "true"),
+        (
+            equal(compute(&v("n"), "LeftShift", &number("1")), "10"),
+            "unsigned(bitShiftLeft(event.leaf('n'), 1)) == 10",
+            "true",
+        ),
         (equal(compute(&v("n"), "RightShift", &number("1")), "2"), "bitShiftRight(event.leaf('n'), 1) == 2", "true"),
         (equal(inner, "20"), "event.leaf('n') * (event.leaf('n') - 1.0) == 20", "true"),
         (
@@ -442,6 +446,7 @@ fn processes_become_ours() {
             r#"{"spawner":{"name":"my x","delayInMs":"5","job":{"runnable":{"pathToExec":"bin/x","cmdArgs":["-c","${a}"]}}}}"#,
             "",
             r#"// `bin/x` is looked for from the directory that Tidegate runs in
+// `bin/x` has the gateway's `PATH` alone in its environment: what else it reads there goes into `env`
 {
 "type": "spawn",
 "name": "my-x",
@@ -449,11 +454,13 @@ fn processes_become_ours() {
 "program": "bin/x",
 "args": ["-c", "$${a}"],
 "wait": false,
+"on_fail": "continue",
 "delay": "5ms",
 "timeout": "1h",
 "retry": { "count": 3, "initial": "100ms", "factor": 2 }
 },
 // `bin/x` is looked for from the directory that Tidegate runs in
+// `bin/x` has the gateway's `PATH` alone in its environment: what else it reads there goes into `env`
 {
 "type": "spawn",
 "name": "my-x-2",
@@ -461,11 +468,18 @@ fn processes_become_ours() {
 "program": "bin/x",
 "args": ["-c", "$${a}"],
 "wait": false,
+"on_fail": "continue",
 "delay": "5ms",
 "timeout": "1h"
 }"#,
         ),
         (put, r#"{"continuation":{"name":"x"}}"#, "", r#"{ "type": "continue", "name": "x" }"#),
+        (
+            put,
+            r#"{"continuation":{"name":"x","condition":{"exists":{"ops":[{"key":"c"}]}}}}"#,
+            "",
+            r#"{ "type": "continue", "name": "x", "when": "has(event.c)", "on_fail": "drop" }"#,
+        ),
         (
             put,
             r#"{"transformer":{"name":"x","specs":[
@@ -567,6 +581,21 @@ fn what_is_wrong_is_told_at_once_with_its_place() {
             &[
                 "processDefinitions[0].filter.regex: `(` is not a regular expression: unclosed group (f:3:53)",
                 "processDefinitions[1].tee.name: another process is called `f` (f:3:74)",
+            ],
+        ),
+        (
+            r#"{"name":"p","processes":[{"name":"f"}]}"#,
+            r#"{"filtre":{"name":"f"}}"#,
+            "",
+            &["processDefinitions[0]: unknown field `filtre`, did you mean `filter`? (f:3:24)"],
+        ),
+        (
+            "",
+            r#"{"tee":{"name":"t","outputConnectorRef":"U"}},{"tee":{"name":"u","outputConnectorRef":"F"}}"#,
+            r#"{"name":"U","externalType":4,"connectionString":"http://u:p@h/"},{"name":"F","externalType":4,"connectionString":"ftp://h/"}"#,
+            &[
+                "processDefinitions[0].tee.outputConnectorRef: the `connectionString` of `U`: expected no user and password in the URL: take them out, and send them in `headers` of the tee (f:3:63)",
+                "processDefinitions[1].tee.outputConnectorRef: the `connectionString` of `F`: expected a URL that starts with `https://` or `http://` (f:3:109)",
             ],
         ),
         (

@@ -91,7 +91,7 @@ fn write(value: &Out, indent: usize, taken: usize, out: &mut String) {
             comment(note, indent + 2, out);
         }
         let Some(value) = &line.value else { continue };
-        let key = if line.key.is_empty() { String::new() } else { format!("{}: ", text(&line.key)) };
+        let key = if line.key.is_empty() { String::new() } else { format!("{}: ", name(&line.key)) };
         *out += &format!("{:1$}{key}", "", indent + 2);
         write(value, indent + 2, indent + 2 + key.chars().count(), out);
         *out += if Some(i) == last { "\n" } else { ",\n" };
@@ -125,11 +125,16 @@ fn inline(value: &Value) -> String {
         }
         Value::Object(fields) if !fields.is_empty() => {
             let fields: Vec<String> =
-                fields.iter().map(|(key, value)| format!("{}: {}", text(key), inline(value))).collect();
+                fields.iter().map(|(key, value)| format!("{}: {}", name(key), inline(value))).collect();
             format!("{{ {} }}", fields.join(", "))
         }
         other => other.to_string(),
     }
+}
+
+/// The name of a field, in which nothing is a reference.
+fn name(name: &str) -> String {
+    Value::from(name).to_string()
 }
 
 /// A text; what would be a reference is one no more.
@@ -149,7 +154,15 @@ mod tests {
             Line::new("sources", Out::Object(vec![Line::plain("events", json!({ "type": "http", "list": [] }))])),
             Line::note("nothing here"),
             Line::new("empty", Out::List(Vec::new())).noted("two\nlines*/ \"and\" more"),
-            Line::new("list", Out::List(vec![Line::plain("", "a${b}$${c}"), Line::plain("", long), Line::note("end")])),
+            Line::new(
+                "list",
+                Out::List(vec![
+                    Line::plain("", "a${b}$${c}"),
+                    Line::plain("", json!({ "${k}": "${v}" })),
+                    Line::plain("", long),
+                    Line::note("end"),
+                ]),
+            ),
         ];
         let x = "x".repeat(60);
         let y = "y".repeat(60);
@@ -164,6 +177,7 @@ mod tests {
   "empty": [],
   "list": [
     "a$${{b}}$$${{c}}",
+    {{ "${{k}}": "$${{v}}" }},
     {{
       "type": "annotate",
       "set": {{

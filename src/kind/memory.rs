@@ -23,6 +23,8 @@ pub struct Memory {
     limit: usize,
     /// What was before each change since `settle`, in order; with `Undo::State(_, _, None)` there was nothing.
     undo: Vec<Undo>,
+    /// Bytes of what was before.
+    undo_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,7 @@ impl Memory {
         while self.undo.len() > savepoint {
             match self.undo.pop() {
                 Some(Undo::State(at, key, old)) => {
+                    self.undo_bytes -= old.as_ref().map_or(0, Bytes::len);
                     self.replace(at, key, old);
                 }
                 Some(Undo::Timer(at, key, old)) => {
@@ -124,6 +127,12 @@ impl Memory {
     /// What changed is on disk: it cannot be taken back any more.
     pub fn settle(&mut self) {
         self.undo.clear();
+        self.undo_bytes = 0;
+    }
+
+    /// Bytes of values that are kept so that changes can be taken back: they are not in the limit.
+    pub fn unsettled(&self) -> usize {
+        self.undo_bytes
     }
 
     /// The earliest time at which a process wants to be called.
@@ -170,6 +179,7 @@ impl Memory {
     fn put(&mut self, at: usize, key: &[u8], value: Option<Bytes>) {
         let key: Arc<[u8]> = key.into();
         let old = self.replace(at, key.clone(), value);
+        self.undo_bytes += old.as_ref().map_or(0, Bytes::len);
         self.undo.push(Undo::State(at, key, old));
     }
 
@@ -238,6 +248,7 @@ mod tests {
         assert_eq!(memory.take_due(8), Some((0, Timer { key: b"t"[..].into(), due: 7 })));
         assert_eq!(memory.take_due(8), None);
         assert_eq!(text(&memory), "b=1 u@9 98");
+        assert_eq!(memory.unsettled(), 3 + 4);
         let (state, timers) = memory.changes();
         assert_eq!(
             state.iter().map(|p| (&p.key[..], p.value.is_some())).collect::<Vec<_>>(),
@@ -246,7 +257,7 @@ mod tests {
         assert_eq!(state[0].owner, "pipelines.p.sum");
         assert_eq!(timers.iter().map(|t| t.2).collect::<Vec<_>>(), [None, Some(9)]);
         memory.rollback(save);
-        assert_eq!(text(&memory), before);
+        assert_eq!((text(&memory), memory.unsettled()), (before, 0));
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub trait Process: Send + Sync {
         false
     }
 
+    /// Whether it may answer `RetryAfter`, and so hold up what comes.
+    fn delays(&self) -> bool {
+        false
+    }
+
     /// What it does outside of the gateway, before `process`.
     fn outside(&self) -> Option<&dyn Outside> {
         None

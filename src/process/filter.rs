@@ -71,6 +71,10 @@ impl<'de> Deserialize<'de> for Places {
             let anywhere = text.strip_prefix("**.");
             let path: Path = anywhere.unwrap_or(&text).parse().map_err(|e: PathError| D::Error::custom(e))?;
             let length = path.parts().len();
+            if path.parts().any(|part| part == "*" || part == "**") {
+                let message = format!("`{text}`: `*` stands for no name; `**.name` is every field of that name");
+                return Err(D::Error::custom(message));
+            }
             match (anywhere, length) {
                 (None, _) => paths.push(path),
                 (Some(_), 1) => names.extend(path.parts().map(str::to_owned)),
@@ -278,6 +282,16 @@ mod tests {
             &[
                 ("{}", "", "wrong: expected `drop`, `keep`, `drop_matching` or `keep_matching`"),
                 (r#"{ "drop": ["a..b"] }"#, "", "wrong: drop: path `a..b` has an empty part"),
+                (
+                    r#"{ "drop": ["a.*.b"] }"#,
+                    "",
+                    "wrong: drop: `a.*.b`: `*` stands for no name; `**.name` is every field of that name",
+                ),
+                (
+                    r#"{ "keep": ["**"] }"#,
+                    "",
+                    "wrong: keep: `**`: `*` stands for no name; `**.name` is every field of that name",
+                ),
                 (r#"{ "drop": ["**.a.b"] }"#, "", "wrong: drop: `**.a.b`: after `**.` stands one name"),
                 (
                     r#"{ "drop_matching": "(" }"#,

@@ -165,6 +165,10 @@ impl Process for Config {
     fn keeps_state(&self) -> bool {
         true
     }
+
+    fn delays(&self) -> bool {
+        self.over == Over::Wait
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A pipeline's processes, one after another, over one event.
 
-use super::{links::Links, meter::Meter, time::Time};
+use super::{links::Links, meter::Meter, notify::Beat, time::Time};
 use crate::{
-    config::{Attempts, OnFail, PipelinePlan, PipelineSettings, ProcessPlan},
+    config::{Attempts, OnFail, PipelinePlan, PipelineSettings, ProcessPlan, Start},
     event::{Event, Path},
     expr::Expr,
     fault::Fault,
@@ -29,9 +29,13 @@ pub(super) struct Chain {
     pub topic: Arc<str>,
     /// Other topics that the pipeline writes.
     pub writes: Vec<String>,
-    /// As configured; `from` is only the first part's.
+    /// Where it begins if it has never run before.
+    pub start: Start,
+    /// As configured; `from` and `start` are only the first part's.
     pub settings: Arc<PipelineSettings>,
     pub around: Around,
+    /// Since when it works on one event, if it never waits.
+    pub beat: Beat,
     pipeline: Arc<str>,
     stages: Vec<Stage>,
 }
@@ -131,23 +135,25 @@ impl Chain {
     pub fn parts(plan: PipelinePlan<dyn Process>, around: &Around) -> Vec<Chain> {
         let pipeline: Arc<str> = plan.name.as_str().into();
         let settings = Arc::new(plan.settings);
-        let part = |name: &str, from: Vec<String>| Chain {
+        let part = |name: &str, from: Vec<String>, start: Start| Chain {
             name: format!("pipelines.{name}"),
             from,
             topic: pipeline.clone(),
             writes: plan.writes.clone(),
+            start,
             settings: settings.clone(),
             around: around.clone(),
+            beat: Beat::default(),
             pipeline: pipeline.clone(),
             stages: Vec::new(),
         };
         let mut parts = Vec::new();
-        let mut chain = part(&pipeline, settings.from.clone());
+        let mut chain = part(&pipeline, settings.from.clone(), settings.start);
         for process in plan.processes {
             if process.kind == CHECKPOINT {
                 let between = side_topic(&pipeline, &process.name);
                 chain.topic = between.as_str().into();
-                let behind = part(&between, vec![between.clone()]);
+                let behind = part(&between, vec![between.clone()], Start::Oldest);
                 parts.push(std::mem::replace(&mut chain, behind));
             } else {
                 chain.stages.push(Stage::new(&pipeline, process));
@@ -166,6 +172,13 @@ impl Chain {
     /// The counters of its processes.
     pub fn meters(&self) -> impl Iterator<Item = &Arc<Meter>> {
         self.stages.iter().map(|stage| &stage.meter)
+    }
+
+    /// Whether every event is to be committed before the next begins: one that has been outside and is then held up would
+    /// have to go outside again, if it made way for a commit of those before it.
+    pub fn alone(&self) -> bool {
+        let outside = self.stages.iter().position(|stage| stage.outside);
+        outside.is_some_and(|at| self.stages[at..].iter().any(|stage| stage.process.delays()))
     }
 
     /// Whether an event may have to wait on its way.
@@ -319,13 +332,9 @@ impl Stage {
     /// Runs one event through and adds what goes on to `next`.
     fn pass(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
         let begun = self.meter.begin(false);
-        let done = match self.passes_by(&event) {
-            Ok(false) => self.work(at, event, next, run),
-            Ok(true) => {
-                self.skip(event, next);
-                return Ok(());
-            }
-            Err(fault) => self.fail(fault, event, next),
+        let done = match self.enter(event, next)? {
+            Some(event) => self.work(at, event, next, run),
+            None => return Ok(()),
         };
         self.meter.end(begun);
         done
@@ -341,38 +350,33 @@ impl Stage {
         chain: &Chain,
     ) -> Result<(), Unfinished> {
         let begun = self.meter.begin(true);
-        let done = match self.passes_by(&event) {
-            Ok(false) => match self.attempts(event.clone(), run.patience, chain).await {
-                Ok(changed) => self.work(at, changed, next, run),
-                Err(Some(fault)) => self.fail(fault, event, next),
-                Err(None) => Err(Unfinished::Later),
-            },
-            Ok(true) => {
-                self.skip(event, next);
-                return Ok(());
-            }
-            Err(fault) => self.fail(fault, event, next),
+        let Some(event) = self.enter(event, next)? else { return Ok(()) };
+        let done = match self.attempts(event.clone(), run.patience, chain).await {
+            Ok(changed) => self.work(at, changed, next, run),
+            Err(Some(fault)) => self.fail(fault, event, next),
+            Err(None) => Err(Unfinished::Later),
         };
         self.meter.end(begun);
         done
     }
 
-    /// Whether `when` does not hold.
-    fn passes_by(&self, event: &Event) -> Result<bool, Fault> {
-        let holds = self.when.as_ref().map_or(Ok(true), |when| when.test(event));
-        holds.map(|holds| !holds).map_err(|error| Fault::reject(format!("when: {error}")))
-    }
-
-    fn skip(&self, event: Event, next: &mut Vec<Event>) {
-        self.meter.skipped.fetch_add(1, Relaxed);
-        next.extend((!self.process.stops()).then_some(event));
+    /// Gives the event back if the process is to see it, by its `when`; else it goes on, ends here, or is failed.
+    fn enter(&self, event: Event, next: &mut Vec<Event>) -> Result<Option<Event>, Unfinished> {
+        match self.when.as_ref().map_or(Ok(true), |when| when.test(&event)) {
+            Ok(true) => return Ok(Some(event)),
+            Ok(false) => {
+                self.meter.skipped.fetch_add(1, Relaxed);
+                next.extend((!self.process.stops()).then_some(event));
+            }
+            Err(error) => self.fail(Fault::reject(format!("when: {error}")), event, next)?,
+        }
+        Ok(None)
     }
 
     /// What the process itself does.
     fn work(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
         let (savepoint, sent, made) = (run.memory.savepoint(), run.effect.sent.len(), next.len());
-        // Only one that counts what has passed can say that it is too early for this one.
-        let spare = (self.on_fail == OnFail::Continue || self.process.keeps_state()).then(|| event.clone());
+        let spare = (self.on_fail == OnFail::Continue || self.process.delays()).then(|| event.clone());
         let fault = match self.process.process(event, &mut run.cx(at, next)) {
             Ok(()) => {
                 self.meter.emitted.fetch_add((next.len() - made) as u64, Relaxed);
@@ -384,7 +388,9 @@ impl Stage {
         run.effect.sent.truncate(sent);
         next.truncate(made);
         match (fault, spare) {
-            (Fault::RetryAfter(wait, _), Some(event)) => Err(Unfinished::Early(wait, Box::new(event))),
+            (Fault::RetryAfter(wait, _), Some(event)) if self.process.delays() => {
+                Err(Unfinished::Early(wait, Box::new(event)))
+            }
             (fault, Some(event)) => self.fail(fault, event, next),
             (fault, None) => Err(self.failed(fault)),
         }

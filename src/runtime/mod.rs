@@ -67,6 +67,8 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
     let bounded = plan.sources.iter().all(|s| s.source.bounded());
     let fields = plan.sources.iter().map(fields).collect::<anyhow::Result<Vec<_>>>()?;
 
+    let sources = plan.sources.iter().map(|source| source.name.clone()).collect();
+    let view = status::View { store: store.clone(), links: links.clone(), sources };
     let mut outlets = JoinSet::new();
     let mut pipelines = JoinSet::new();
     let mut meters = Vec::new();
@@ -79,14 +81,13 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
     } else {
         start_sinks(plan.sinks, &store, &links, &fatal, &stopping, &mut outlets).await?;
         let around = Around { time: Time::Wall, links: links.clone(), stand_in: None };
-        let chains = plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around));
-        for chain in in_order(chains.collect()) {
-            meters.push((chain.name.clone(), chain.meters().cloned().collect()));
-            let beat = notify::Beat::default();
-            beats.push((chain.name.clone(), beat.clone()));
-            finishers.push(start_pipeline(chain, beat, &store, &stopping, &mut pipelines).await?);
-        }
-        warn_of_strangers(&store);
+        let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
+        meters.extend(chains.iter().map(|chain| (chain.name.clone(), chain.meters().cloned().collect())));
+        beats.extend(chains.iter().map(|chain| (chain.name.clone(), chain.beat.clone())));
+        let owners: Vec<String> =
+            chains.iter().flat_map(|c| c.memory().owners().map(str::to_owned).collect::<Vec<_>>()).collect();
+        finishers = start_pipelines(chains, &store, &stopping, &mut pipelines).await?;
+        warn_of_strangers(&store, &owners).await?;
         None
     };
     let mut sources = JoinSet::new();
@@ -96,15 +97,15 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         sources.spawn(source::run(name, source.source, intake, links.clone(), fatal.clone()));
     }
     if std::io::stderr().is_terminal() {
-        outlets.spawn(quiet_end(status::print(store.clone(), links.clone()), stopping.clone()));
+        outlets.spawn(quiet_end(view.clone().print(), stopping.clone()));
     }
     if notify::listened_to() {
-        outlets.spawn(quiet_end(notify::keep_telling(store.clone(), links.clone(), beats), stopping.clone()));
+        outlets.spawn(quiet_end(notify::keep_telling(view.clone(), beats), stopping.clone()));
     }
     log::info!("running");
     notify::ready();
     let ended = tokio::select! {
-        end = signals.next(|| status::report(&store, &links, &meters), reload) => Ok(end),
+        end = signals.next(|| view.report(&meters), reload) => Ok(end),
         Some(failure) = failures.recv() => Err(anyhow::anyhow!(failure)),
         ended = sources_ended(&mut sources, &store, &finishers, bounded) => ended.map(|()| End::Done),
         failure = panicked(&mut pipelines) => Err(failure),
@@ -128,7 +129,7 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
     store.close().await;
     if !stateless {
         status::processes(&meters);
-        log::info!("stopped: {}", status::summary(&store, &links));
+        log::info!("stopped: {}", view.summary());
     }
     ended
 }
@@ -273,32 +274,39 @@ async fn start_sinks(
     Ok(())
 }
 
-/// Starts a chain with what it remembered; what is given back asks it to emit what it holds.
-async fn start_pipeline(
-    chain: Chain,
-    beat: notify::Beat,
+/// Starts chains with what they remembered; what is given back asks each to emit what it holds.
+async fn start_pipelines(
+    chains: Vec<Chain>,
     store: &Store,
     stop: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
-) -> anyhow::Result<mpsc::Sender<oneshot::Sender<()>>> {
-    let topics = names(&chain.from);
-    let consumer = store.consumer(&chain.name, &topics, start_of(chain.settings.start)).await?;
-    let mut memory = chain.memory();
-    let owners: Vec<String> = memory.owners().map(str::to_owned).collect();
-    for (at, owner) in owners.iter().enumerate() {
-        memory.load(at, store.state(owner, b"", usize::MAX).await?, store.timers(owner, usize::MAX).await?);
+) -> anyhow::Result<Vec<mpsc::Sender<oneshot::Sender<()>>>> {
+    // All are known before the first one writes: the store does not keep what nobody reads.
+    let mut consumers = Vec::new();
+    for chain in &chains {
+        consumers.push(store.consumer(&chain.name, &names(&chain.from), start_of(chain.start)).await?);
     }
-    let (finisher, finish) = mpsc::channel(1);
-    let reader = store.reader(consumer, &topics);
-    let (waits, chain) = (chain.may_wait(), Arc::new(chain));
-    let pipeline = pipeline::Pipeline { chain, consumer, reader, store: store.clone(), memory, waits, beat, finish };
-    tasks.spawn(pipeline.run(stop.clone()));
-    Ok(finisher)
+    let mut finishers = Vec::new();
+    for (chain, consumer) in chains.into_iter().zip(consumers) {
+        let mut memory = chain.memory();
+        let owners: Vec<String> = memory.owners().map(str::to_owned).collect();
+        for (at, owner) in owners.iter().enumerate() {
+            memory.load(at, store.state(owner, b"", usize::MAX).await?, store.timers(owner, usize::MAX).await?);
+        }
+        let (finisher, ending) = mpsc::channel(1);
+        let reader = store.reader(consumer, &names(&chain.from));
+        let (waits, alone, chain) = (chain.may_wait(), chain.alone(), Arc::new(chain));
+        let store = store.clone();
+        let pipeline = pipeline::Pipeline { chain, consumer, reader, store, memory, waits, alone, ending };
+        tasks.spawn(pipeline.run(stop.clone()));
+        finishers.push(finisher);
+    }
+    Ok(finishers)
 }
 
-/// Consumers that the configuration no longer names keep what they have not passed: a renamed sink must not lose its
-/// queue in silence.
-fn warn_of_strangers(store: &Store) {
+/// What the configuration no longer names keeps what it has not passed, and what it remembers: a renamed sink must not
+/// lose its queue in silence, nor a renamed process its figures.
+async fn warn_of_strangers(store: &Store, owners: &[String]) -> anyhow::Result<()> {
     let mut queued: BTreeMap<String, u64> = BTreeMap::new();
     let known = store.registered();
     for row in store.ledger().into_iter().filter(|r| is_ours(&r.consumer) && !known.contains(&r.consumer)) {
@@ -307,6 +315,14 @@ fn warn_of_strangers(store: &Store) {
     for (consumer, queued) in queued {
         log::warn!("`{consumer}` is not in the configuration any more; the store keeps its {queued} events for it");
     }
+    for (owner, values) in store.owners("pipelines.").await? {
+        if !owners.contains(&owner) {
+            log::warn!(
+                "`{owner}` is not in the configuration any more; the store keeps the {values} values it remembers"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// SIGTERM and SIGINT, SIGHUP for another configuration, and SIGUSR1 for a report.

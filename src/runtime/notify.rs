@@ -1,10 +1,10 @@
 //! What systemd is told: that the gateway runs, how it is, and, for its watchdog, that it makes progress.
 //! Without systemd nothing is told.
 
-use super::{links::Links, status};
+use super::status::View;
 use crate::{
     clock,
-    store::{Refusal, Step, Store},
+    store::{Refusal, Step},
 };
 use sd_notify::NotifyState;
 use std::{
@@ -60,12 +60,12 @@ pub(super) fn stopping() {
 
 /// Tells the status for ever, and gives signs of life while the store's writer answers and no pipeline is stuck. That an
 /// upstream is down is no reason to be restarted, nor is a disk that fails and says so.
-pub(super) async fn keep_telling(store: Store, links: Links, beats: Vec<(String, Beat)>) {
+pub(super) async fn keep_telling(view: View, beats: Vec<(String, Beat)>) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(EVERY, |limit| (limit / 3).min(EVERY));
-    let mut before = status::taken(&store.ledger());
+    let mut before = view.taken();
     loop {
-        let alive = match timeout(every, store.commit(Step::default())).await {
+        let alive = match timeout(every, view.store.commit(Step::default())).await {
             Ok(answer) => !matches!(answer, Err(Refusal::Closed)),
             Err(_) => false,
         };
@@ -75,10 +75,10 @@ pub(super) async fn keep_telling(store: Store, links: Links, beats: Vec<(String,
             None if !alive => log::error!("the store does not answer"),
             None => tell(&[NotifyState::Watchdog]),
         }
-        let now = status::taken(&store.ledger());
+        let now = view.taken();
         let rate = now.saturating_sub(before) as f64 / every.as_secs_f64();
         before = now;
-        tell(&[NotifyState::Status(&format!("{rate:.0} events/s; {}", status::summary(&store, &links)))]);
+        tell(&[NotifyState::Status(&format!("{rate:.0} events/s; {}", view.summary()))]);
         sleep(every).await;
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{
     chain::{Chain, Effect, Patience, Run, Unfinished},
-    notify::Beat,
     step::Made,
     window::Window,
 };
@@ -22,6 +21,8 @@ const EVENTS: usize = 2048;
 const BYTES: usize = 512 * 1024;
 /// A step that takes longer is committed as far as it is.
 const LONGEST: Duration = Duration::from_millis(200);
+/// A step that holds more bytes, of outputs and of what its changes replaced, is committed as far as it is.
+const HELD: usize = 2 << 20;
 /// How long to wait when the store refuses a step.
 const REFUSED: Duration = Duration::from_millis(500);
 /// Timers that one step works on.
@@ -42,8 +43,9 @@ pub(super) struct Pipeline {
     pub memory: Memory,
     /// Whether an event may have to wait in the chain.
     pub waits: bool,
-    pub beat: Beat,
-    pub finish: Finish,
+    /// Whether every event is committed before the next begins.
+    pub alone: bool,
+    pub ending: Finish,
 }
 
 /// Why a pipeline goes on.
@@ -66,7 +68,7 @@ impl Pipeline {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => Woken::Stop,
                 () = due(&self.chain, &self.memory) => Woken::Timer,
-                Some(done) = self.finish.recv() => Woken::Finish(done),
+                Some(done) = self.ending.recv() => Woken::Finish(done),
                 lot = self.reader.next(EVENTS, BYTES) => Woken::Lot(lot),
             };
             let on = match woken {
@@ -86,15 +88,16 @@ impl Pipeline {
     async fn lot(&mut self, lot: Lot, stop: &mut watch::Receiver<bool>) -> bool {
         let (begun, mut made, mut effect) = (Instant::now(), Made::default(), Effect::default());
         let (lane, from) = (lot.lane, lot.from);
-        let mut to = from;
         if let Some(stored) = lot.broken {
             made.moved(self.consumer, lane, lot.to).dead = lot.to - from;
             made.broken(&self.chain.name, from, lot.to, stored);
-            to = lot.to;
         }
-        for event in lot.events {
-            if to > from && begun.elapsed() > LONGEST {
-                break;
+        let mut to = from;
+        let mut events = lot.events.into_iter();
+        let done = loop {
+            let Some(event) = events.next() else { break true };
+            if to > from && self.is_enough(begun, &made) {
+                break false;
             }
             let patience = if to == from { Patience::Endless } else { Patience::Short };
             match self.attempt(&event, patience, &mut effect, stop).await {
@@ -107,11 +110,11 @@ impl Pipeline {
                     let dead = made.fail(&self.chain.name, &event, &failure);
                     made.moved(self.consumer, lane, event.seq + 1).dead += u64::from(dead);
                 }
-                Err(Unfinished::Later | Unfinished::Early(..)) => break,
+                Err(Unfinished::Later | Unfinished::Early(..)) => break false,
             }
             to = event.seq + 1;
-        }
-        if to < lot.to {
+        };
+        if !done {
             self.reader.rewind(lane, to);
         }
         let step = made.finish();
@@ -125,6 +128,11 @@ impl Pipeline {
         on
     }
 
+    /// Whether a step is to be committed as far as it is.
+    pub fn is_enough(&self, begun: Instant, made: &Made) -> bool {
+        self.alone || begun.elapsed() > LONGEST || made.bytes() + self.memory.unsettled() > HELD
+    }
+
     /// Runs one event through. At the stop it is dropped where it is, after a while.
     async fn attempt(
         &mut self,
@@ -136,9 +144,9 @@ impl Pipeline {
         let savepoint = self.memory.savepoint();
         let mut run = Run::new(&mut self.memory, effect, patience);
         if !self.waits {
-            self.beat.works();
+            self.chain.beat.works();
             let done = self.chain.plain_event(event.clone(), &mut run);
-            self.beat.waits();
+            self.chain.beat.waits();
             return done;
         }
         let done = tokio::select! {
@@ -156,8 +164,11 @@ impl Pipeline {
 
     /// Calls the processes whose timers are due, and commits.
     pub async fn timers(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
-        let mut made = Made::default();
-        for _ in 0..TIMERS {
+        let (begun, mut made) = (Instant::now(), Made::default());
+        for count in 0..TIMERS {
+            if count > 0 && self.is_enough(begun, &made) {
+                break;
+            }
             let savepoint = self.memory.savepoint();
             let Some((at, timer)) = self.memory.take_due(self.chain.around.time.now()) else { break };
             let mut effect = Effect::default();
@@ -172,8 +183,26 @@ impl Pipeline {
         self.commit(made.finish(), stop).await.0
     }
 
-    /// Emits what the processes hold, and commits.
+    /// Emits what the processes hold, and commits, again until the store takes it.
     pub async fn end(&mut self, done: oneshot::Sender<()>, stop: &mut watch::Receiver<bool>) -> bool {
+        loop {
+            let Some(made) = self.finish(stop).await else {
+                self.memory.rollback(0);
+                return false;
+            };
+            let (on, committed) = self.commit(made.finish(), stop).await;
+            if committed {
+                done.send(()).ok();
+                return on;
+            }
+            if !on {
+                return false;
+            }
+        }
+    }
+
+    /// What the processes emit at the end; `None` at the stop.
+    async fn finish(&mut self, stop: &mut watch::Receiver<bool>) -> Option<Made> {
         let mut made = Made::default();
         for at in self.chain.all() {
             let mut effect = Effect::default();
@@ -181,15 +210,10 @@ impl Pipeline {
             let events = self.chain.finish(at, &mut run);
             made.take(&self.chain.topic, &mut effect);
             if !self.rest(at + 1, events, &mut made, stop).await {
-                self.memory.rollback(0);
-                return false;
+                return None;
             }
         }
-        let (on, committed) = self.commit(made.finish(), stop).await;
-        if committed {
-            done.send(()).ok();
-        }
-        on
+        Some(made)
     }
 
     /// Runs what a process emitted on its own through those after it; false at the stop.

@@ -55,8 +55,14 @@ impl Made {
         self.dead.push(broken(consumer, from, to, stored));
     }
 
+    /// Bytes of the outputs.
+    pub fn bytes(&self) -> usize {
+        self.outputs.values().map(Batch::bytes).sum()
+    }
+
     pub fn finish(self) -> Step {
         Step {
+            inner: true,
             appends: self
                 .outputs
                 .into_iter()

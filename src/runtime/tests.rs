@@ -1,12 +1,12 @@
 //! The runtime over a real store, with processes made for the purpose.
 
-use super::{Around, Chain, in_order, links::Links, time::Time};
+use super::{Around, Chain, in_order, links::Links, pipeline::due, time::Time};
 use crate::{
     config::{Catalogue, PipelinePlan},
     event::{Batch, Draft, Event},
     fault::Fault,
     kind::{Cx, Kind, Outside, Process, Timer},
-    store::{Append, Options, Start, Step, Store},
+    store::{Append, Options, Put, Start, Step, Store},
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -15,7 +15,7 @@ use std::{
     path::Path,
     sync::{
         Arc, LazyLock, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -112,8 +112,33 @@ const KINDS: &[Kind<dyn Process>] = &[
         schema: Nothing::json_schema,
         build: |params| Ok(Box::new(Slow { name: format!("{}.{}", params.scope.pipeline, params.name) })),
     },
+    Kind { name: "hold", about: "", example: "", schema: Nothing::json_schema, build: |_| Ok(Box::new(Hold)) },
     Kind { name: "checkpoint", about: "", example: "", schema: Nothing::json_schema, build: |_| Ok(Box::new(Pass)) },
 ];
+
+/// Lets an event pass every 20 ms.
+struct Hold;
+
+impl Process for Hold {
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
+    fn delays(&self) -> bool {
+        true
+    }
+
+    fn process(&self, event: Event, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let next = cx.get(b"next").map_or(0, |n| String::from_utf8_lossy(n).parse::<i64>().unwrap());
+        if cx.now < next {
+            let wait = Duration::from_millis((next - cx.now) as u64);
+            return Err(Fault::RetryAfter(wait, anyhow::anyhow!("too early")));
+        }
+        cx.put(b"next", (cx.now + 20).to_string())?;
+        cx.emit(event);
+        Ok(())
+    }
+}
 
 struct Pass;
 impl Process for Pass {}
@@ -121,12 +146,15 @@ impl Process for Pass {}
 trait None_ {}
 
 fn plan(name: &str, pipeline: &str) -> PipelinePlan<dyn Process> {
-    let text =
-        format!(r#"{{ "topics": {{ "in": {{}} }}, "pipelines": {{ "{name}": {{ "from": ["in"], {pipeline} }} }} }}"#);
+    plans(&format!(r#""{name}": {{ "from": ["in"], {pipeline} }}"#)).remove(0)
+}
+
+fn plans(pipelines: &str) -> Vec<PipelinePlan<dyn Process>> {
+    let text = format!(r#"{{ "topics": {{ "in": {{}} }}, "pipelines": {{ {pipelines} }} }}"#);
     let catalogue: Catalogue<'_, dyn None_, dyn Process, dyn None_> =
         Catalogue { sources: &[], processes: KINDS, sinks: &[], systems: &[] };
     let (plan, _) = crate::config::load(Path::new("f"), &text, &catalogue).map_err(|e| e[0].to_string()).unwrap();
-    plan.pipelines.into_iter().next().unwrap()
+    plan.pipelines
 }
 
 /// A pipeline over a store on disk.
@@ -143,19 +171,18 @@ struct Bench {
 impl Bench {
     async fn start(name: &'static str, pipeline: &str) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        Bench::open(dir, name, pipeline.to_owned()).await
+        Bench::open(dir, name, pipeline.to_owned(), Options::default()).await
     }
 
-    async fn open(dir: tempfile::TempDir, name: &'static str, pipeline: String) -> Bench {
-        let store = Store::open(Options { path: Some(dir.path().join("s.db")), ..Options::default() }).unwrap();
+    async fn open(dir: tempfile::TempDir, name: &'static str, pipeline: String, options: Options) -> Bench {
+        let store = Store::open(Options { path: Some(dir.path().join("s.db")), ..options }).unwrap();
         // What nobody reads goes at once.
         store.consumer("test", &[Arc::from(name)], Start::Oldest).await.unwrap();
         let (stop, stopping) = watch::channel(false);
-        let (mut tasks, mut finish) = (JoinSet::new(), Vec::new());
+        let mut tasks = JoinSet::new();
         let around = Around { time: Time::Wall, links: Links::default(), stand_in: None };
-        for chain in in_order(Chain::parts(plan(name, &pipeline), &around)) {
-            finish.push(super::start_pipeline(chain, Default::default(), &store, &stopping, &mut tasks).await.unwrap());
-        }
+        let chains = in_order(Chain::parts(plan(name, &pipeline), &around));
+        let finish = super::start_pipelines(chains, &store, &stopping, &mut tasks).await.unwrap();
         Bench { dir, name, pipeline, store, stop, finish, tasks }
     }
 
@@ -184,10 +211,14 @@ impl Bench {
     }
 
     /// Ends as in a crash: what is not on disk is gone.
-    async fn again(mut self) -> Bench {
+    async fn again(self) -> Bench {
+        self.again_with(Options::default()).await
+    }
+
+    async fn again_with(mut self, options: Options) -> Bench {
         self.tasks.shutdown().await;
         self.store.close().await;
-        Bench::open(self.dir, self.name, self.pipeline).await
+        Bench::open(self.dir, self.name, self.pipeline, options).await
     }
 
     async fn end(mut self) {
@@ -308,4 +339,83 @@ async fn at_the_end_each_process_emits_what_it_holds() {
     finished.await.unwrap();
     assert_eq!(bench.out(2).await, [r#"{"end":true,"n":1}"#, r#"{"end":true}"#]);
     bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_fire_also_when_the_store_is_full() {
+    let mut bench = Bench::start("full", r#""processes": [{"type": "count"}]"#).await;
+    bench.push([r#"{"tick":1}"#.to_owned()]).await;
+    bench.out(1).await;
+    bench.tasks.shutdown().await;
+    bench.push(numbered(3)).await;
+    sleep(Duration::from_millis(60)).await;
+    let bench = bench.again_with(Options { high: 1, low: 0, ..Options::default() }).await;
+    assert_eq!(bench.out(5).await[1..3], [r#"{"timer":1}"#, r#"{"i":0,"n":2}"#]);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_pipeline_is_known_before_the_first_one_writes() {
+    let store = Store::open(Options::default()).unwrap();
+    let consumer = store.consumer("test", &[Arc::from("b")], Start::Oldest).await.unwrap();
+    store.consumer("pipelines.a", &[Arc::from("in")], Start::Oldest).await.unwrap();
+    let mut batch = Batch::default();
+    for body in numbered(50) {
+        batch.push(&Draft { body: body.as_bytes(), ..Draft::default() }).unwrap();
+    }
+    // While `x` takes up what it remembers, `a` is at work; `y` makes the store look what may go.
+    let remembered =
+        |n: u32| Put { owner: "pipelines.x.count".into(), key: n.to_be_bytes().into(), value: Some(vec![0]) };
+    let append = Append { topic: "in".into(), priority: 4, batch };
+    let step = Step { appends: vec![append], state: (0..100_000).map(remembered).collect(), ..Step::default() };
+    store.commit(step).await.unwrap();
+    let around = Around { time: Time::Wall, links: Links::default(), stand_in: None };
+    let pipelines = plans(
+        r#""a": { "from": ["in"], "processes": [] }, "x": { "from": ["in"], "processes": [{ "type": "count" }] },
+           "y": { "from": ["in"], "processes": [] },
+           "b": { "from": ["a"], "processes": [] }"#,
+    );
+    let chains = pipelines.into_iter().flat_map(|plan| Chain::parts(plan, &around)).collect();
+    let ((_stop, stopping), mut tasks) = (watch::channel(false), JoinSet::new());
+    super::start_pipelines(in_order(chains), &store, &stopping, &mut tasks).await.unwrap();
+    let mut reader = store.reader(consumer, &[Arc::from("b")]);
+    let lot = timeout(Duration::from_secs(5), reader.next(100, 1 << 20)).await.expect("50 events").unwrap();
+    assert_eq!(lot.events.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_makes_timers_early_or_late_and_no_more() {
+    let now = Arc::new(AtomicI64::new(1_000_000));
+    let around = Around { time: Time::Still(now.clone()), links: Links::default(), stand_in: None };
+    let chain = Chain::parts(plan("clock", r#""processes": [{"type": "count"}]"#), &around).remove(0);
+    let mut memory = chain.memory();
+    let soon = Duration::from_millis(1500);
+    assert!(timeout(soon / 10, due(&chain, &memory)).await.is_err());
+    memory.load(0, Vec::new(), vec![(b"t".to_vec(), 4_600_000), (b"never".to_vec(), i64::MAX)]);
+    assert!(timeout(soon / 10, due(&chain, &memory)).await.is_err());
+    for (clock, comes) in [(4_600_000, true), (i64::MIN, false), (i64::MAX - 1, true)] {
+        let set = async {
+            sleep(soon / 10).await;
+            now.store(clock, SeqCst);
+        };
+        let (fired, ()) = tokio::join!(timeout(soon, due(&chain, &memory)), set);
+        assert_eq!(fired.is_ok(), comes, "{clock}");
+        now.store(0, SeqCst);
+    }
+    assert_eq!(memory.take_due(i64::MAX - 1).map(|(_, timer)| timer.due), Some(4_600_000));
+    assert_eq!(memory.take_due(i64::MAX - 1), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_held_up_is_not_outside_again() {
+    for (name, pipeline) in [
+        ("held", r#""processes": [{"type": "slow"}, {"type": "hold"}]"#),
+        ("window", r#""workers": 4, "processes": [{"type": "slow"}, {"type": "hold"}]"#),
+    ] {
+        let bench = Bench::start(name, pipeline).await;
+        bench.push(numbered(20)).await;
+        assert_eq!(bench.out(20).await, numbered(20).collect::<Vec<_>>());
+        assert_eq!(seen(&format!("{name}.slow")).len(), 20, "{name}");
+        bench.end().await;
+    }
 }

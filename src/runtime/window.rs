@@ -14,12 +14,16 @@ use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 
 /// Events in the window for each worker: enough that none waits for the next lot.
 const AHEAD: usize = 4;
-/// Bytes of one lot.
-const BYTES: usize = 512 * 1024;
+/// Bytes of events in the window, and one event more.
+const BYTES: usize = 1 << 20;
 
 pub(super) struct Window {
     pipeline: Pipeline,
@@ -51,6 +55,15 @@ enum Work {
     Broken(u64, Vec<u8>),
 }
 
+impl Slot {
+    fn bytes(&self) -> usize {
+        match &self.work {
+            Work::Waiting(event) | Work::Outside(event) | Work::Done(event, _) => event.body.size() + event.meta.len(),
+            Work::Broken(_, stored) => stored.len(),
+        }
+    }
+}
+
 impl Window {
     pub fn new(pipeline: Pipeline, front: usize) -> Self {
         Window { pipeline, front, slots: VecDeque::new(), first: 0, running: 0, tasks: JoinSet::new() }
@@ -74,21 +87,22 @@ impl Window {
                 return;
             }
             let room = (workers * AHEAD).saturating_sub(self.slots.len());
+            let bytes = BYTES.saturating_sub(self.slots.iter().map(Slot::bytes).sum());
             let pipeline = &mut self.pipeline;
             let on = tokio::select! {
                 biased;
                 () = signalled(&mut stop, stopping) => !stopping,
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok((number, front)) => {
-                        self.back(number, front);
-                        true
+                Some(ended) = self.tasks.join_next() => {
+                    self.back(ended);
+                    // One commit for all that are back.
+                    while let Some(ended) = self.tasks.try_join_next() {
+                        self.back(ended);
                     }
-                    // A process panicked: a defect, and the gateway ends as it would without workers.
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
+                    true
+                }
                 () = due(&pipeline.chain, &pipeline.memory), if !stopping => pipeline.timers(&mut stop).await,
-                Some(done) = pipeline.finish.recv(), if self.slots.is_empty() => pipeline.end(done, &mut stop).await,
-                lot = pipeline.reader.next(room, BYTES), if room > 0 && !stopping => match lot {
+                Some(done) = pipeline.ending.recv(), if self.slots.is_empty() => pipeline.end(done, &mut stop).await,
+                lot = pipeline.reader.next(room, bytes), if room > 0 && bytes > 0 && !stopping => match lot {
                     Ok(lot) => {
                         self.take(lot);
                         true
@@ -140,8 +154,13 @@ impl Window {
     }
 
     /// An event is back.
-    fn back(&mut self, number: u64, front: Front) {
+    fn back(&mut self, ended: Result<(u64, Front), JoinError>) {
         self.running -= 1;
+        let (number, front) = match ended {
+            Ok(back) => back,
+            // A process panicked: a defect, and the gateway ends as it would without workers.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
         let Some(slot) = self.slots.get_mut((number - self.first) as usize) else { return };
         if let Work::Outside(event) = &slot.work {
             slot.work = Work::Done(event.clone(), front);
@@ -155,9 +174,12 @@ impl Window {
 
     /// Runs the foremost through the rest of the chain and commits; if the store refuses, they stay.
     async fn commit(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
-        let (mut made, mut through, done) = (Made::default(), 0, self.done());
+        let (begun, mut made, mut through, done) = (Instant::now(), Made::default(), 0, self.done());
         let consumer = self.pipeline.consumer;
         for slot in self.slots.iter().take(done) {
+            if through > 0 && self.pipeline.is_enough(begun, &made) {
+                break;
+            }
             let (event, front) = match &slot.work {
                 Work::Done(event, front) => (event, front),
                 Work::Broken(from, stored) => {

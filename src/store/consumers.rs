@@ -52,10 +52,15 @@ impl Writer {
         }
         let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id).copied().collect();
         for (_, lane) in dropped {
-            let read = self.index.lanes.get(&lane).is_some_and(|l| topics.contains(&l.topic));
-            if !read {
-                self.drop_cursor(id, lane)?;
+            let topic = self.index.lanes.get(&lane).map(|l| (l.topic.clone(), l.next));
+            if topic.as_ref().is_some_and(|(topic, _)| topics.contains(topic)) {
+                continue;
             }
+            let seq = self.index.cursors.get(&(id, lane)).map_or(u64::MAX, |c| c.seq);
+            if let Some((topic, next)) = topic.filter(|(_, next)| *next > seq) {
+                log::warn!("`{name}` does not read `{topic}` any more; it had {} events of it to go", next - seq);
+            }
+            self.drop_cursor(id, lane)?;
         }
         let entry = self.index.consumers.get(&id).cloned();
         self.shared.view().index.consumers.extend(entry.map(|c| (id, c)));

@@ -116,6 +116,9 @@ pub enum Refusal {
 /// What one writer of the store did, committed whole or not at all.
 #[derive(Debug, Default)]
 pub struct Step {
+    /// Of a consumer, also where no cursor goes forward: a timer of a pipeline. What it appends was taken in before, so it
+    /// is taken also when the store is full, and whatever its size.
+    pub inner: bool,
     /// Events for topics, at a priority.
     pub appends: Vec<Append>,
     /// Cursors that go forward.
@@ -129,6 +132,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether it brings events from outside.
+    fn is_intake(&self) -> bool {
+        !self.appends.is_empty() && self.moves.is_empty() && !self.inner
+    }
+
     /// Adds a later step to this one; moves of the same cursor become one.
     fn fold(&mut self, later: Step) {
         for m in later.moves {
@@ -273,7 +281,7 @@ impl Store {
     pub async fn commit(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
         let size = 256 + step.appends.iter().map(|a| a.batch.bytes()).sum::<usize>();
         // A consumer cannot split its step: it takes all the room there is.
-        if size > self.limit && step.moves.is_empty() {
+        if size > self.limit && step.is_intake() {
             return Err(Refusal::TooLarge { size, limit: self.limit });
         }
         let permit =
@@ -316,6 +324,11 @@ impl Store {
     /// What an owner remembers under keys with this prefix, in order of the keys; at most `limit` of them.
     pub async fn state(&self, owner: &str, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
         rows::state(&self.reads, owner, prefix, limit).await
+    }
+
+    /// Owners with this prefix who remember something, and how many keys.
+    pub async fn owners(&self, prefix: &str) -> Result<Vec<(String, u64)>, Refusal> {
+        rows::owners(&self.reads, prefix).await
     }
 
     /// An owner's timers, the earliest first; at most `limit` of them.

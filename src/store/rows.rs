@@ -167,6 +167,16 @@ pub(super) async fn state(
     .await
 }
 
+pub(super) async fn owners(reads: &mpsc::Sender<Read>, prefix: &str) -> Result<Vec<(String, u64)>, Refusal> {
+    let (low, high) = (prefix.to_owned(), format!("{prefix}\u{10ffff}"));
+    ask(reads, move |db| {
+        let sql = "SELECT owner, count(*) FROM state WHERE owner BETWEEN ?1 AND ?2 GROUP BY owner ORDER BY owner";
+        let mut query = db.prepare(sql)?;
+        query.query_map(params![low, high], |r| Ok((r.get(0)?, r.get::<_, i64>(1)?.unsigned_abs())))?.collect()
+    })
+    .await
+}
+
 pub(super) async fn timers(
     reads: &mpsc::Sender<Read>,
     owner: &str,

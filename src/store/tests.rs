@@ -317,3 +317,52 @@ async fn a_tail_reads_what_nobody_else_keeps() {
     assert_eq!(read(&mut reader, 9).await, [r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#]);
     assert_eq!(read(&mut early, 9).await.len(), 4);
 }
+
+#[tokio::test]
+async fn after_a_failure_that_cannot_be_looked_into_everything_is_refused_until_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.db");
+    let store = open(&path);
+    let hook = topics(&["hook"]);
+    let consumer = store.consumer("p", &hook, Start::Oldest).await.unwrap();
+    let placed = store.commit(append("hook", batch(&["{}", "{}"]))).await.unwrap();
+    let (lane, first) = (placed[0].lane, placed[0].first);
+    let step = |to: u64| Step {
+        moves: vec![Move { consumer, lane, to: first + to, ..Move::default() }],
+        state: vec![Put { owner: "p".into(), key: b"n".to_vec(), value: Some(to.to_string().into_bytes()) }],
+        ..append("p", batch(&["{}"]))
+    };
+    store.ride(step(1)).unwrap();
+    let other = schema::open(Some(&path)).unwrap();
+    let rename = |from: &str, to: &str| other.execute_batch(&format!("ALTER TABLE {from} RENAME TO {to}")).unwrap();
+    rename("cursor", "hidden");
+    for _ in 0..3 {
+        assert!(matches!(store.commit(step(2)).await, Err(Refusal::Failed(_))));
+    }
+    rename("hidden", "cursor");
+    store.commit(step(2)).await.unwrap();
+    store.close().await;
+    drop(other);
+    let store = open(&path);
+    let counted = |consumer: &str, topic: &str| {
+        let row = store.ledger().into_iter().find(|row| row.consumer == consumer && row.topic == topic).unwrap();
+        (row.accepted, row.delivered, row.queued)
+    };
+    assert_eq!((counted("p", "hook"), counted("", "p")), ((2, 2, 0), (2, 0, 0)));
+}
+
+#[tokio::test]
+async fn a_consumer_without_a_move_is_no_intake() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { path: Some(dir.path().join("t.db")), high: 1, low: 0, ..Options::default() };
+    let store = Store::open(options).unwrap();
+    let full = async {
+        while store.commit(append("hook", batch(&["{}"]))).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    full.await;
+    let large = || append("p", batch(&[&format!(r#"{{"x":"{}"}}"#, "y".repeat(5 << 20))]));
+    store.commit(Step { inner: true, ..large() }).await.unwrap();
+    assert!(matches!(store.commit(large()).await, Err(Refusal::TooLarge { .. })));
+}

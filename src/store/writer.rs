@@ -40,6 +40,8 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     /// What is on disk and in the open transaction. After a failure it is read again.
     pub(super) index: Index,
+    /// After a failure it could not be read again: nothing in memory is believed.
+    stale: bool,
     seen: Seen,
     highest: Highest,
     pub(super) base: u64,
@@ -98,6 +100,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         options,
         shared: shared.clone(),
         index,
+        stale: false,
         seen,
         highest,
         base,
@@ -181,8 +184,11 @@ impl Writer {
         let result = self.transaction(|writer| {
             writer.apply(&riding)?;
             for (step, ..) in &steps {
-                let intake = step.moves.is_empty() && !step.appends.is_empty();
-                answers.push(if writer.full && intake { Err(Refusal::Full) } else { Ok(writer.apply(step)?) });
+                answers.push(if writer.full && step.is_intake() {
+                    Err(Refusal::Full)
+                } else {
+                    Ok(writer.apply(step)?)
+                });
             }
             Ok(())
         });
@@ -209,6 +215,9 @@ impl Writer {
 
     /// Begins, works, writes what is open, commits and publishes; or takes everything back.
     fn transaction(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<()>) -> Result<(), Refusal> {
+        if self.stale {
+            self.read_again()?;
+        }
         let now = clock::wall_ms();
         let result = self
             .db
@@ -248,13 +257,18 @@ impl Writer {
                 }
             }
         }
-        match load(&self.db, &self.options) {
-            Ok((index, seen)) => {
-                self.seen = seen;
-                self.adopt(index);
-            }
-            Err(error) => log::error!("store: reading it again failed: {error}"),
+        self.stale = true;
+        if let Err(refusal) = self.read_again() {
+            log::error!("store: reading it again: {refusal}");
         }
+    }
+
+    fn read_again(&mut self) -> Result<(), Refusal> {
+        let (index, seen) = load(&self.db, &self.options).map_err(|error| Refusal::Failed(error.to_string()))?;
+        self.seen = seen;
+        self.adopt(index);
+        self.stale = false;
+        Ok(())
     }
 
     fn adopt(&mut self, mut index: Index) {

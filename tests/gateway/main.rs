@@ -14,6 +14,7 @@ mod kit;
 mod outage;
 mod refused;
 mod rig;
+mod state;
 mod service;
 mod stateless;
 mod stop;

@@ -45,7 +45,8 @@ pub const KIND: Kind<dyn Process> = Kind {
 /// as doubles beyond; a result too large for a double rejects the event. If `field`, `op` or `by` are changed, it begins
 /// anew.
 ///
-/// With `forward`, every event gets the state of all aggregates of the pipeline, in `internal:aggregation:PIPELINE`:
+/// With `forward`, every event gets the state of all aggregates of the pipeline (or of its part before or behind a
+/// checkpoint), in `internal:aggregation:PIPELINE`:
 /// `{"FIELD:TYPE": {"GROUP": {"GROUP": LEAF}}}`, where the type is `AggSum`, `AggMax`, `AggMin`, `AggAvg`, `AggCount` or
 /// `AggDiscreteHistogram`, and the leaf `{"value": N}`, of a mean `{"sum": N, "num": N}`, of a histogram
 /// `{"buckets": {"TEXT": N}}`. If two aggregates of a pipeline have a value at the same place, that of the later is seen.

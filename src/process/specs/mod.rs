@@ -60,11 +60,10 @@ impl Spec {
 
     /// The value that the spec makes of the event, as JSON; `None`: it is passed over.
     fn make(&self, event: &Event) -> Result<Option<Vec<u8>>, Fault> {
-        if !holds(self.when.as_ref(), event)? {
-            return Ok(None);
-        }
         let mut whole = Bytes::new();
         match self.read(event, &mut whole) {
+            // Nothing to do: whatever the condition says, and even if it fails.
+            Some(_) if !holds(self.when.as_ref(), event)? => Ok(None),
             Some(value) => self.op.apply(value, event).map_err(|e| rejected(self.place(), e)),
             None => Ok(None),
         }
@@ -73,11 +72,9 @@ impl Spec {
     /// As `make`, also where that takes a program.
     async fn make_outside(&self, event: &Event) -> Result<Option<Vec<u8>>, Fault> {
         let Some(work) = self.op.program() else { return self.make(event) };
-        if !holds(self.when.as_ref(), event)? {
-            return Ok(None);
-        }
         let mut whole = Bytes::new();
         match self.read(event, &mut whole) {
+            Some(_) if !holds(self.when.as_ref(), event)? => Ok(None),
             Some(value) => work.run(value).await.map(Some).map_err(|fault| fault.at(self.place())),
             None => Ok(None),
         }

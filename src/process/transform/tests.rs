@@ -77,6 +77,11 @@ fn values_are_made_as_in_the_reference() {
         (r#"{ "from": "n", "to": "o", "op": "pop_head" }"#, "rejected: specs[0]: `n`: expected a list, found a number"),
         (r#"{ "from": "n", "to": "o", "when": "event.n == 6" }"#, "{}"),
         (r#"{ "from": "n", "to": "o", "when": "event.n == 5" }"#, r#"{"o":5}"#),
+        (
+            r#"{ "from": "n", "to": "o", "when": "event.s > 1" }"#,
+            "rejected: specs[0]: when: column 9: `>` cannot take string and int",
+        ),
+        (r#"{ "from": "zz", "to": "o", "when": "event.s > 1" }"#, "{}"),
     ]);
 }
 
