@@ -17,8 +17,7 @@ use crate::{
 };
 
 /// Every kind of source.
-pub const KINDS: &[Kind<dyn Source>] =
-    &[
+pub const KINDS: &[Kind<dyn Source>] = &[
     http::KIND,
     mqtt_listen::KIND,
     mqtt::KIND,

@@ -12,11 +12,7 @@ use serial2_tokio::{
     CharSize, FlowControl, SerialPort, Settings, StopBits,
     rs4xx::{Rs485Config, TransceiverMode},
 };
-use std::{
-    io,
-    os::fd::OwnedFd,
-    path::PathBuf,
-};
+use std::{io, os::fd::OwnedFd, path::PathBuf};
 
 /// How parity bits are set and checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -91,7 +91,13 @@ impl Json {
         let blank = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
         self.at = match (self.at, byte) {
             (At::Text { name }, b'\\') => At::Escape { name },
-            (At::Text { name }, b'"') => if name { At::Colon } else { At::Next },
+            (At::Text { name }, b'"') => {
+                if name {
+                    At::Colon
+                } else {
+                    At::Next
+                }
+            }
             (At::Text { .. }, 0..0x20) => return false,
             (At::Text { .. }, _) => return true,
             (At::Escape { name }, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' | b'u') => At::Text { name },

@@ -11,7 +11,7 @@ mod nmea;
 mod sized;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 pub use check::Check;
 

@@ -2,12 +2,12 @@ use super::*;
 use serde_json::{Value, json};
 
 /// A framing as configured, and how a device would make a frame of a content.
-struct Case {
-    name: &'static str,
-    config: Value,
-    check: Option<Check>,
-    gap_ms: Option<u64>,
-    encode: fn(&[u8]) -> Vec<u8>,
+pub struct Case {
+    pub name: &'static str,
+    pub config: Value,
+    pub check: Option<Check>,
+    pub gap_ms: Option<u64>,
+    pub encode: fn(&[u8]) -> Vec<u8>,
     /// What can be the content of a frame, from random bytes.
     content: fn(Vec<u8>) -> Vec<u8>,
 }
@@ -83,7 +83,7 @@ fn nmea(content: &[u8]) -> Vec<u8> {
     [content, format!("*{sum:02X}\r\n").as_bytes()].concat()
 }
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let case = |name, config, check, gap_ms, encode, content| Case { name, config, check, gap_ms, encode, content };
     let crc = Some(Check::Crc16Modbus);
     let any: fn(Vec<u8>) -> Vec<u8> = |bytes| bytes.into_iter().chain([1]).collect();
@@ -92,7 +92,7 @@ fn cases() -> Vec<Case> {
         case("lines without return", json!("lines"), None, None, |c| [c, b"\n"].concat(), text),
         case("json", json!("json"), None, None, <[u8]>::to_vec, object),
         case("ndjson", json!("json"), None, None, |c| [c, b"\r\n"].concat(), object),
-        case("nmea", json!("nmea"), None, None, nmea, |c| [b"$", &text(c)[..]].concat()),
+        case("nmea", json!("nmea"), None, None, nmea, |c| [b"$GPXYZ,", &text(c)[..]].concat()),
         case("slip", json!("slip"), None, None, slip, any),
         case("slip with crc", json!("slip"), crc, None, |c| slip(&checked(c.into())), any),
         case("cobs", json!("cobs"), None, None, cobs, any),
@@ -166,12 +166,12 @@ impl Case {
         Framer::new(&framing, None, Limits { max: MAX, check: self.check, gap_ms: self.gap_ms, skip_first: false })
     }
 
-    fn contents(&self, random: &mut fastrand::Rng, count: usize) -> Vec<Vec<u8>> {
+    pub fn contents(&self, random: &mut fastrand::Rng, count: usize) -> Vec<Vec<u8>> {
         let mut bytes = |_| (0..random.usize(0..60)).map(|_| random.u8(..)).collect();
         (0..count).map(&mut bytes).map(self.content).collect()
     }
 
-    fn stream(&self, contents: &[Vec<u8>]) -> Vec<u8> {
+    pub fn stream(&self, contents: &[Vec<u8>]) -> Vec<u8> {
         contents.iter().flat_map(|content| (self.encode)(content)).collect()
     }
 }
@@ -218,8 +218,10 @@ fn a_clean_stream_comes_through_every_split() {
 fn behind_a_torn_frame_the_next_ones_are_found() {
     let mut random = fastrand::Rng::with_seed(2);
     for case in cases() {
+        // A length may have been cut, and another be read from what follows: that costs as many bytes as it says.
+        let (count, lost) = if case.config["length"].is_null() { (5, 1) } else { (20, 16) };
         for _ in 0..5 {
-            let contents = case.contents(&mut random, 5);
+            let contents = case.contents(&mut random, count);
             let (torn, rest) = ((case.encode)(&contents[0]), case.stream(&contents[1..]));
             for at in 1..torn.len() {
                 // The end is missing, or the beginning.
@@ -227,8 +229,8 @@ fn behind_a_torn_frame_the_next_ones_are_found() {
                     let (mut framer, mut out) = (case.framer(), Out::default());
                     out.feed(&mut framer, part, 0);
                     out.feed(&mut framer, &rest, case.gap_ms.unwrap_or(0));
-                    let got = &out.frames[out.frames.len().saturating_sub(3)..];
-                    assert_eq!(got, &contents[2..], "{} torn at {at}: {}", case.name, out.counts);
+                    let want = &contents[1 + lost..];
+                    assert!(out.frames.ends_with(want), "{} torn at {at}: {}", case.name, out.counts);
                 }
             }
         }
@@ -236,7 +238,7 @@ fn behind_a_torn_frame_the_next_ones_are_found() {
 }
 
 /// Random bytes, bytes out of a few, and good frames with wrong bytes in them.
-fn garbage(case: &Case, random: &mut fastrand::Rng, length: usize) -> Vec<u8> {
+pub fn garbage(case: &Case, random: &mut fastrand::Rng, length: usize) -> Vec<u8> {
     match random.u8(0..3) {
         0 => (0..length).map(|_| random.u8(..)).collect(),
         1 => {
@@ -258,8 +260,7 @@ fn garbage(case: &Case, random: &mut fastrand::Rng, length: usize) -> Vec<u8> {
 fn survives_garbage(length: usize) {
     let mut random = fastrand::Rng::with_seed(3);
     for case in cases() {
-        let (mut framer, mut fed, mut found) = (case.framer(), 0, 0);
-        let begun = std::time::Instant::now();
+        let (mut framer, mut fed) = (case.framer(), 0);
         while fed < length {
             let bytes = garbage(&case, &mut random, 1 << 14);
             let mut out = Out::default();
@@ -272,9 +273,7 @@ fn survives_garbage(length: usize) {
             out.feed(&mut framer, &stream, case.gap_ms.unwrap_or(0));
             fed += stream.len();
             assert_eq!(out.frames.last(), contents.last(), "{}", case.name);
-            found += out.frames.len();
         }
-        eprintln!("{}: {found} {:?}", case.name, begun.elapsed());
     }
 }
 
