@@ -7,7 +7,7 @@ use rustix::{
     termios::ioctl_tiocexcl,
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serial2_tokio::{
     CharSize, FlowControl, SerialPort, Settings, StopBits,
     rs4xx::{Rs485Config, TransceiverMode},
@@ -15,7 +15,7 @@ use serial2_tokio::{
 use std::{io, os::fd::OwnedFd, path::PathBuf};
 
 /// How parity bits are set and checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Parity {
     /// There is no parity bit.
@@ -28,7 +28,7 @@ pub enum Parity {
 }
 
 /// How the receiver stops the sender.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Flow {
     /// It cannot.

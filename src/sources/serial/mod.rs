@@ -3,7 +3,7 @@
 mod body;
 pub mod framing;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod waiting;
 
 use crate::{
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use body::{Encoding, Shape};
 use framing::{Broken, Check, Counts, Framer, Framing, LONGEST, Limits, Mark};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use waiting::Waiting;
 
@@ -60,6 +60,7 @@ struct Config {
     /// With either, a full store makes the device wait, and nothing is dropped.
     #[serde(default)]
     flow: Flow,
+    /// RS-485, for ports whose driver switches the direction itself; an adapter that does it alone needs none of this.
     rs485: Option<Rs485>,
     #[serde(default)]
     framing: Framing,
@@ -89,7 +90,7 @@ struct Config {
 }
 
 /// What happens with bytes that are no frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum OnBad {
     /// They are counted, in the log and in the `meta` of the next event.
@@ -157,7 +158,7 @@ impl Serial {
         if config.linger.0 > MAX_LINGER {
             return Err(ParamsError::at("linger", "expected at most 60s"));
         }
-        framing.fits(max, check).map_err(|why| ParamsError::at("framing", why))?;
+        framing.fits(max, check).map_err(|(field, why)| ParamsError::at(format!("framing.{field}"), why))?;
         let shape = Shape::new(&framing, config.field, config.encoding)
             .map_err(|field| ParamsError::at(field, "it does not go with this framing or encoding"))?;
         let gap_ms = config.gap.map(|gap| u64::try_from(gap.0.as_millis()).unwrap_or(u64::MAX));

@@ -23,7 +23,7 @@ use std::{
 };
 
 /// The device's end of a pty, and the port.
-fn pty() -> (File, PathBuf) {
+pub fn pty() -> (File, PathBuf) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
@@ -44,7 +44,7 @@ async fn until<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 /// Until the port is open and set.
-async fn opened(device: &File) {
+pub async fn opened(device: &File) {
     until("the port is opened", async || {
         (!tcgetattr(device).unwrap().local_modes.contains(LocalModes::ICANON)).then_some(())
     })
@@ -52,7 +52,7 @@ async fn opened(device: &File) {
 }
 
 /// Sends, from a thread of its own since the port may be read slowly.
-async fn send(device: &File, bytes: Vec<u8>) {
+pub async fn send(device: &File, bytes: Vec<u8>) {
     let mut device = device.try_clone().unwrap();
     tokio::task::spawn_blocking(move || device.write_all(&bytes).unwrap()).await.unwrap();
 }
@@ -190,27 +190,27 @@ fn a_wrong_configuration_is_told() {
         (json!({"path": "/dev/x", "framing": "nmea", "encoding": "hex"}), "encoding: it does not go with"),
         (json!({"path": "/dev/x", "framing": "cobs", "encoding": "json"}), "ok"),
         (json!({"path": "/dev/x", "framing": "cobs", "encoding": "json", "field": "x"}), "field: it does not"),
-        (json!({"path": "/dev/x", "framing": {"fixed": {"length": 0}}}), "framing: `length`: expected 1 to 4096"),
+        (json!({"path": "/dev/x", "framing": {"fixed": {"length": 0}}}), "framing.fixed.length: expected 1 to 4096"),
         (
             json!({"path": "/dev/x", "check": "crc32", "framing": {"fixed": {"length": 6, "start": "0xaabb"}}}),
-            "framing: `length`: expected 7 to 4096",
+            "framing.fixed.length: expected 7 to 4096",
         ),
-        (json!({"path": "/dev/x", "framing": {"length": {"size": 3}}}), "framing: `size`: expected 1, 2 or 4"),
+        (json!({"path": "/dev/x", "framing": {"length": {"size": 3}}}), "framing.length.size: expected 1, 2 or 4"),
         (
             json!({"path": "/dev/x", "framing": {"length": {"size": 1, "offset": 1, "start": "ab"}}}),
-            "framing: `offset`: the length cannot lie within `start`",
+            "framing.length.offset: the length cannot lie within `start`",
         ),
         (
             json!({"path": "/dev/x", "max_frame": 8, "framing": {"length": {"size": 4, "offset": 4}}}),
-            "framing: a frame has 8 bytes without any content, and `max_frame` is 8",
+            "framing.length: a frame has 8 bytes without any content, and `max_frame` is 8",
         ),
         (
             json!({"path": "/dev/x", "framing": {"delimited": {"end": "0x03", "escape": "0x0303"}}}),
-            "framing: `escape`: expected one byte",
+            "framing.delimited.escape: expected one byte",
         ),
         (
             json!({"path": "/dev/x", "framing": {"delimited": {"end": "0x03", "escape": "0x03"}}}),
-            "framing: `escape` is also a mark",
+            "framing.delimited.escape: it is also `start` or `end`",
         ),
         (json!({"path": "/dev/x", "gap": "1ms"}), "gap: expected 10ms or more"),
         (json!({"path": "/dev/x", "linger": "2m"}), "linger: expected at most 60s"),

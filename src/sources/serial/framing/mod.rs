@@ -26,7 +26,10 @@ const SLACK: usize = 16;
 /// Bytes that a mark may have: what fits into a register.
 const MARK: usize = 8;
 
-/// How frames are told apart.
+/// How frames are told apart; default: `lines`. `json`, `nmea`, `slip` and `cobs` are words as well. The others say more:
+/// `{ "fixed": { "length": 9, "start": "0x5959" } }`, `{ "delimited": { "start": "\u0002", "end": "\u0003" } }` (also `escape`,
+/// `escape_xor`), `{ "length": { "size": 2, "start": "0xaa" } }` (also `little_endian`, `offset`, `counts`, `more`).
+/// `configs/serial.jsonc` explains them.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Framing {
@@ -104,40 +107,40 @@ pub struct Mark {
 }
 
 impl Framing {
-    /// Whether frames of at most `max` bytes can be of this form; the error says what is in the way.
-    pub fn fits(&self, max: usize, check: Option<Check>) -> Result<(), String> {
+    /// Whether frames of at most `max` bytes can be of this form; the error says which field is wrong, and why.
+    pub fn fits(&self, max: usize, check: Option<Check>) -> Result<(), (&'static str, String)> {
         let check = check.map_or(0, Check::length);
         match self {
             Framing::Fixed { length, start } => {
-                let around = start.map_or(0, |start| start.length) + check;
-                if *length <= around || *length > max {
-                    return Err(format!("`length`: expected {} to {max}, which is `max_frame`", around + 1));
+                let least = start.map_or(0, |start| start.length) + check + 1;
+                if !(least..=max).contains(length) {
+                    return Err(("fixed.length", format!("expected {least} to {max}, which is `max_frame`")));
                 }
             }
-            Framing::Delimited { start, end, escape, .. } => {
-                let Some(escape) = escape else { return Ok(()) };
+            Framing::Delimited { start, end, escape: Some(escape), .. } => {
                 if escape.length != 1 {
-                    return Err("`escape`: expected one byte".into());
+                    return Err(("delimited.escape", "expected one byte".into()));
                 }
                 if start.is_some_and(|start| start == *escape) || end == escape {
-                    return Err("`escape` is also a mark".into());
+                    return Err(("delimited.escape", "it is also `start` or `end`".into()));
                 }
             }
             Framing::Length { size, offset, start, more, .. } => {
                 let start = start.map_or(0, |start| start.length);
                 let offset = offset.map_or(start, usize::from);
                 if ![1, 2, 4].contains(size) {
-                    return Err("`size`: expected 1, 2 or 4".into());
+                    return Err(("length.size", "expected 1, 2 or 4".into()));
                 }
                 if offset < start {
-                    return Err("`offset`: the length cannot lie within `start`".into());
+                    return Err(("length.offset", "the length cannot lie within `start`".into()));
                 }
                 let least = offset + usize::from(*size) + check.max(usize::from(*more));
                 if least >= max {
-                    return Err(format!("a frame has {least} bytes without any content, and `max_frame` is {max}"));
+                    let why = format!("a frame has {least} bytes without any content, and `max_frame` is {max}");
+                    return Err(("length", why));
                 }
             }
-            Framing::Lines | Framing::Json | Framing::Nmea | Framing::Slip | Framing::Cobs => {}
+            _ => {}
         }
         Ok(())
     }
@@ -432,6 +435,6 @@ impl JsonSchema for Mark {
         true
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "minLength": 1, "examples": ["\r\n", "\u{2}", "0xaa55"] })
+        schemars::json_schema!({ "type": "string", "minLength": 1, "examples": ["0xaa55", "\r\n", "\u{2}"] })
     }
 }

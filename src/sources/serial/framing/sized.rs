@@ -130,10 +130,10 @@ impl Sized {
     }
 
     fn find(&self, bytes: &[u8], max: usize) -> Found {
-        if let Some(start) = &self.start {
-            if bytes.iter().take(start.length).enumerate().any(|(at, byte)| start.byte(at) != *byte) {
-                return Found::Nothing(None);
-            }
+        if let Some(start) = &self.start
+            && bytes.iter().take(start.length).enumerate().any(|(at, byte)| start.byte(at) != *byte)
+        {
+            return Found::Nothing(None);
         }
         let header = self.header();
         if bytes.len() < header {
