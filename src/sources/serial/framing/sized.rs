@@ -4,7 +4,7 @@ use super::{Broken, Counted, Made, Mark, Taker};
 
 /// Bytes that may be looked at again for each that comes, and how many of them may be saved up, in frames: a checksum that
 /// fails may mean that the frame began elsewhere, and then what it swallowed is looked through once more.
-const AGAIN: usize = 4;
+pub(super) const AGAIN: usize = 4;
 const SAVED: usize = 16;
 
 /// Where the length stands and what it means.

@@ -188,7 +188,7 @@ impl Out {
         framer.feed(bytes, 0, quiet_ms, &mut |_, piece| match piece {
             Ok(frame) => self.frames.push(frame.to_vec()),
             Err((why, bytes)) => {
-                assert!(bytes.len() <= MAX + SLACK);
+                assert!(bytes.len() <= LONGEST + SLACK);
                 self.counts.add(why);
             }
         });
@@ -287,4 +287,87 @@ fn garbage_harms_nothing() {
 #[ignore = "takes a minute"]
 fn much_garbage_harms_nothing() {
     survives_garbage(10_000_000);
+}
+
+#[test]
+fn what_is_no_frame_is_counted_by_reason() {
+    let stx = json!({"delimited": {"start": "\u{2}", "end": "\u{3}", "escape": "\\"}});
+    let start = json!({"fixed": {"length": 4, "start": "ab"}});
+    let prefix = json!({"length": {"size": 1, "counts": "frame"}});
+    for (config, input, frames, counts) in [
+        (json!("lines"), "one\n\r\n\ntwo\r\nthree", "one two", ""),
+        (json!("lines"), "0123456789012345678901234567890123456789\nx\n", "x", "1 long"),
+        (json!("lines"), "01234567890123456789\nx\n", "x", "1 long"),
+        (json!("json"), "{\"a\":1}{\"b\":{}}\u{1e}{}", "{\"a\":1} {\"b\":{}} {}", ""),
+        (json!("json"), "{\"a\":{\"b\":1}\n{\"c\":2}", "{\"c\":2}", "1 content"),
+        (json!("json"), "{\"a\":1{\"c\":2}", "{\"c\":2}", "1 content"),
+        (json!("json"), "{\"a\":\"te\n{\"c\":2}", "{\"c\":2}", "1 content"),
+        (json!("json"), "\"a\":{\"inner\":1}}{\"c\":2}", "{\"c\":2}", "1 noise"),
+        (json!("json"), "{\"a\":tru,,[{\"inner\":1}],{\"c\":2}\n{\"d\":3}", "{\"d\":3}", "1 content"),
+        (json!("json"), "{\"a\":\"01234567890123456789012345678901\"}{}", "{}", "1 long"),
+        (json!("nmea"), "$A*41\r\n$A*42\r\n$A\r\n!B*42\n", "$A !B", "2 checksum"),
+        (json!("nmea"), "x\r\ny$A$A*41\n$\u{1}A*41\n$A*41\n", "$A $A", "1 torn, 1 encoding, 2 noise"),
+        (json!("slip"), "one\u{fe}two\u{fe}\u{fe}x\u{fd}yz\u{fe}x\u{fd}\u{fe}z\u{fe}", "one two z", "2 encoding"),
+        (json!("cobs"), "\u{3}ab\0\u{4}ab\0\u{1}\u{2}c\0\0", "ab \0c", "1 encoding"),
+        (stx.clone(), "\u{2}a\u{3}\r\n\u{2}b\u{2}c\\\u{3}\\\\\u{3}zz\u{2}d\u{3}", "a c\u{3}\\ d", "1 torn, 1 noise"),
+        (stx, "\u{2}01234567890123456789012345678901234567\u{3}\u{2}a\u{3}", "a", "1 long"),
+        (start, "ab12xxab34ax", "12 34", "2 noise"),
+        (prefix.clone(), "\u{3}ab\u{0}\u{0}\u{2}a", "ab a", "1 encoding"),
+        (prefix, "\u{7f}\u{3}ab", "ab", "1 long"),
+    ] {
+        // Bytes that are no UTF-8 have stand-ins.
+        let bytes: Vec<u8> = input.chars().map(|c| [c as u8, 0xdb, 0xc0][(c as usize).saturating_sub(0xfc)]).collect();
+        let framing: Framing = serde_json::from_value(config.clone()).unwrap();
+        let mut framer = Framer::new(&framing, None, Limits { max: 16, ..Limits::default() });
+        let mut out = Out::default();
+        out.feed(&mut framer, &bytes, 0);
+        let got: Vec<_> = out.frames.iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect();
+        assert_eq!((got.join(" "), out.counts.to_string()), (frames.into(), counts.into()), "{config} {input:?}");
+    }
+}
+
+#[test]
+fn silence_and_beginnings_are_heeded() {
+    let framer = |config: Value, skip_first| {
+        let framing: Framing = serde_json::from_value(config).unwrap();
+        Framer::new(&framing, None, Limits { max: 100, gap_ms: Some(50), skip_first, ..Limits::default() })
+    };
+    let mut got = Vec::new();
+    let mut each = |time: i64, piece: Piece<'_>| got.push((time, piece.map(<[u8]>::to_vec).map_err(|(why, _)| why)));
+    let mut lines = framer(json!("lines"), true);
+    lines.feed(b".5\n21", 10, 0, &mut each);
+    lines.feed(b".5\n22", 20, 49, &mut each);
+    lines.feed(b"23\n", 30, 50, &mut each);
+    let mut fixed = framer(json!({"fixed": {"length": 3}}), false);
+    fixed.feed(b"abca", 40, 0, &mut each);
+    fixed.feed(b"xyz", 50, 50, &mut each);
+    fixed.feed(b"x", 60, 0, &mut each);
+    fixed.cut(&mut each);
+    let frame = |text: &str| Ok(text.as_bytes().to_vec());
+    let torn = Err(Broken::Torn);
+    assert_eq!(
+        got,
+        [
+            (10, frame("21.5")),
+            (20, torn.clone()),
+            (30, frame("23")),
+            (40, frame("abc")),
+            (40, torn.clone()),
+            (50, frame("xyz")),
+            (60, torn)
+        ]
+    );
+}
+
+#[test]
+fn frames_that_always_fail_cost_no_more_than_their_bytes() {
+    // Each byte could begin a frame of the greatest length, and none has the right checksum.
+    let framing = Framing::Fixed { length: LONGEST, start: Mark::of(b"a") };
+    let limits = Limits { max: LONGEST, check: Some(Check::Crc16Modbus), ..Limits::default() };
+    let mut framer = Framer::new(&framing, None, limits);
+    let mut out = Out::default();
+    let count = 20;
+    out.feed(&mut framer, &vec![b'a'; count * LONGEST], 0);
+    let failed = out.counts.total() as usize;
+    assert!((count..=count * (1 + sized::AGAIN)).contains(&failed), "{failed}");
 }
