@@ -2,6 +2,7 @@
 
 pub mod kinds;
 mod process;
+mod serial;
 mod test;
 
 use crate::{
@@ -115,6 +116,9 @@ enum Command {
         /// The configuration of binge: the JSON form of its `Pipelines`.
         file: PathBuf,
     },
+    /// List the serial ports, or watch what comes from one.
+    #[command(subcommand)]
+    Serial(serial::Command),
     /// Print the JSON Schema of the configuration, for editors.
     ///
     /// Example: tidegate schema > tidegate.schema.json
@@ -168,6 +172,7 @@ pub fn main() -> ExitCode {
         }
         Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::ImportBinge { file } => import_binge(&file),
+        Command::Serial(command) => finish(serial::run(command)),
         Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
     }
 }

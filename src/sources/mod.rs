@@ -6,6 +6,7 @@ pub mod generate;
 pub mod http;
 pub mod mqtt;
 pub mod mqtt_listen;
+pub mod serial;
 pub mod stdin;
 pub mod subscribe;
 
@@ -16,8 +17,16 @@ use crate::{
 };
 
 /// Every kind of source.
-pub const KINDS: &[Kind<dyn Source>] =
-    &[http::KIND, mqtt_listen::KIND, mqtt::KIND, subscribe::KIND, file::KIND, stdin::KIND, generate::KIND];
+pub const KINDS: &[Kind<dyn Source>] = &[
+    http::KIND,
+    mqtt_listen::KIND,
+    mqtt::KIND,
+    subscribe::KIND,
+    serial::KIND,
+    file::KIND,
+    stdin::KIND,
+    generate::KIND,
+];
 
 /// What a refusal means to a source that answers nobody: it waits and tries again.
 fn refused(refusal: Refusal) -> Fault {

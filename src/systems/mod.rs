@@ -6,6 +6,7 @@ pub mod kv;
 pub mod mqtt;
 pub mod objects;
 pub mod pubsub;
+pub mod serial;
 pub mod tls;
 
 use std::{
