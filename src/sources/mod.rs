@@ -3,6 +3,7 @@
 mod documents;
 pub mod file;
 pub mod generate;
+pub mod gpio;
 pub mod http;
 pub mod mqtt;
 pub mod mqtt_listen;
@@ -17,7 +18,7 @@ use crate::{
 
 /// Every kind of source.
 pub const KINDS: &[Kind<dyn Source>] =
-    &[http::KIND, mqtt_listen::KIND, mqtt::KIND, subscribe::KIND, file::KIND, stdin::KIND, generate::KIND];
+    &[http::KIND, mqtt_listen::KIND, mqtt::KIND, subscribe::KIND, gpio::KIND, file::KIND, stdin::KIND, generate::KIND];
 
 /// What a refusal means to a source that answers nobody: it waits and tries again.
 fn refused(refusal: Refusal) -> Fault {
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_example_builds() {
-        for kind in [&file::KIND, &generate::KIND, &stdin::KIND] {
+        for kind in [&file::KIND, &generate::KIND, &gpio::KIND, &stdin::KIND] {
             build(kind, kind.example).unwrap();
         }
     }
