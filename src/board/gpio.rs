@@ -112,7 +112,7 @@ fn read(path: &Path) -> Result<Chip, gpiocdev::Error> {
     Ok(Chip { path: chip.path().to_owned(), name: info.name, label: info.label, lines })
 }
 
-/// Where lines are now. The board is looked at only if a line needs it.
+/// Where lines are now. Chips come and go, so nothing is remembered.
 fn places(lines: &[Line]) -> Result<Vec<Place>, LineError> {
     let chips = chips()?;
     let machine = recognise(Path::new("/")).map_err(LineError)?;

@@ -189,7 +189,7 @@ mod tests {
             ["/dev/gpiochip2", "/dev/gpiochip10"]
         );
         // Root may do everything, and who runs the tests may be root.
-        fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
         let gid = fs::metadata(&file).unwrap().gid();
         fs::write(root.path().join("etc/group"), format!("root:x:0:\nplugdev:x:{gid}:\n")).unwrap();
         let denied = match gid {

@@ -2,8 +2,7 @@
 
 use heapless::Deque;
 
-/// Readings that are kept. A power of two, as heapless has it; 256 of 32 bytes are 8 kB, and half a minute of a button that
-/// somebody presses as fast as they can.
+/// Readings that are kept: 10 kB, and half a minute of a button that somebody presses as fast as they can.
 pub const CAPACITY: usize = 256;
 
 /// One edge or level.
