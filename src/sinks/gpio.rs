@@ -48,7 +48,7 @@ struct Config {
     /// else, or that lacks a field, is refused.
     #[serde(default = "value")]
     value: String,
-    /// True makes the line active for this long only, up to 1m; and the next event waits. False makes it inactive at once.
+    /// True makes the line active for this long only, up to 1m; the next event waits. False makes it inactive at once.
     pulse: Option<Span>,
     /// Whether active is low: relays are often switched like that.
     #[serde(default)]

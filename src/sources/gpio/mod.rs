@@ -57,7 +57,7 @@ struct Config {
     /// Whether a low line is active: a contact that closes to ground.
     #[serde(default)]
     active_low: bool,
-    /// Reads the levels this often, at least every 10ms.
+    /// Reads the levels this often; 10ms is the shortest.
     poll: Option<Span>,
     /// Which of the levels that `poll` reads are told.
     #[serde(default)]
