@@ -51,8 +51,7 @@ pub fn recognise(root: &Path) -> Result<Machine, String> {
     let by_tree =
         compatible.iter().find_map(|sign| Some((boards.iter().position(|b| b.compatible.contains(sign))?, sign)));
     let processor = std::env::consts::ARCH;
-    let by_processor =
-        || boards.iter().position(|b| b.architectures.iter().any(|a| a == processor)).filter(|_| compatible.is_empty());
+    let by_processor = || boards.iter().position(|b| b.architectures.iter().any(|a| a == processor));
     let (found, why) = match by_tree {
         Some((found, sign)) => (Some(found), format!("its device tree is compatible with `{sign}`")),
         None if compatible.is_empty() => {
