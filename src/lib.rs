@@ -33,6 +33,7 @@
 //! - [`systems`] has what several components share to reach others: TLS, HTTP and MQTT as a client, serial ports; and the
 //!   systems that a configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each
 //!   kind.
+//! - [`board`] is the Linux edge: what board this is, by the data in the folder `board/`, and its GPIO lines.
 //! - [`kind`] has the traits of components, what they are given, the catalogue entry, and the list of systems.
 //! - [`sources`], [`process`] and [`sinks`] have one file (or folder) a kind, and the list of all in `mod.rs`.
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
@@ -47,7 +48,7 @@
 //! | words | `budget` `clock` `fault` | nothing |
 //! | | `event` | `clock` |
 //! | | `expr` | `event` |
-//! | means | `store` `systems` | the words |
+//! | means | `store` `systems` `board` | the words |
 //! | components | `kind` | the words and means |
 //! | | `sources/*` `process/*` `sinks/*` | those and `kind`; never each other |
 //! | assembly | `config` | the words, means and `kind` |
@@ -78,6 +79,7 @@
 //! - No registration by macro: every list of kinds is written out.
 #![forbid(unsafe_code)]
 
+pub mod board;
 pub mod budget;
 pub mod cli;
 pub mod clock;

@@ -1,17 +1,11 @@
 //! `tidegate kinds`: the catalogue as people and programs read it, from the same schema that checks a configuration.
 
+use super::Format;
 use crate::config::{self, Catalogue, choice, unknown_name};
 use crate::kind::Kind;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
-
-/// How it is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Text,
-    Json,
-}
 
 /// One kind, with all that the configuration says about it.
 #[derive(Serialize)]

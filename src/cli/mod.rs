@@ -1,5 +1,7 @@
 //! The command line.
 
+mod board;
+mod gpio;
 pub mod kinds;
 mod process;
 mod serial;
@@ -96,6 +98,30 @@ enum Command {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         format: String,
     },
+    /// Tell what board this is, and why; its pins, buses and serial ports, and what is missing to use them.
+    ///
+    /// Example: tidegate board --example > tidegate.jsonc
+    Board {
+        /// Output: `text` for people, `json` for programs.
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        format: String,
+        /// Print a configuration to begin with on this board.
+        #[arg(long, conflicts_with = "udev")]
+        example: bool,
+        /// Print udev rules: rights and stable names, for /etc/udev/rules.d/99-tidegate.rules.
+        #[arg(long)]
+        udev: bool,
+        /// Where the machine's file system begins.
+        #[arg(long, default_value = "/", hide = true)]
+        root: PathBuf,
+    },
+    /// List, watch and set GPIO lines: `tidegate gpio list`, `watch`, `set`.
+    ///
+    /// Example: tidegate gpio watch GPIO17
+    Gpio {
+        #[command(subcommand)]
+        action: gpio::Action,
+    },
     /// Hash a password for the `users` of an `mqtt_listen` source: reads it from standard input, prints the hash.
     ///
     /// Example: tidegate passwd < secret.txt
@@ -123,6 +149,20 @@ enum Command {
     ///
     /// Example: tidegate schema > tidegate.schema.json
     Schema,
+}
+
+/// How something is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+impl Format {
+    /// From what `--format` says, which the command line has checked.
+    fn of(name: &str) -> Self {
+        if name == "json" { Format::Json } else { Format::Text }
+    }
 }
 
 /// Everything a configuration can name.
@@ -162,14 +202,20 @@ pub fn main() -> ExitCode {
             };
             test::run(&plan, &again, pipeline.as_deref(), &format)
         }),
-        Command::Kinds { name, format } => {
-            let format = if format == "json" { kinds::Format::Json } else { kinds::Format::Text };
-            finish(
-                kinds::kinds(&catalogue(), name.as_deref(), format)
-                    .map_err(anyhow::Error::msg)
-                    .and_then(|text| print(&text)),
-            )
+        Command::Kinds { name, format } => finish(
+            kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))
+                .map_err(anyhow::Error::msg)
+                .and_then(|text| print(&text)),
+        ),
+        Command::Board { format, example, udev, root } => {
+            let part = match (example, udev) {
+                (true, _) => board::Part::Example,
+                (_, true) => board::Part::Udev,
+                _ => board::Part::All(Format::of(&format)),
+            };
+            finish(board::board(&root, part).map_err(anyhow::Error::msg).and_then(|text| print(&text)))
         }
+        Command::Gpio { action } => finish(gpio::gpio(action)),
         Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::ImportBinge { file } => import_binge(&file),
         Command::Serial(command) => finish(serial::run(command)),
@@ -272,6 +318,18 @@ fn print(text: &str) -> anyhow::Result<()> {
         std::io::ErrorKind::BrokenPipe => Ok(()),
         _ => Err(e.into()),
     })
+}
+
+/// Rows of text below one another, each cell as wide as the widest of its column.
+fn columns(rows: &[Vec<String>]) -> String {
+    let width = |n: usize| rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows.iter().map(Vec::len).max().unwrap_or(0)).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).filter(|(_, width)| **width > 0);
+        let text: String = cells.map(|(cell, width)| format!("  {cell:width$}")).collect();
+        format!("{}\n", text.trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

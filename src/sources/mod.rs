@@ -3,6 +3,7 @@
 mod documents;
 pub mod file;
 pub mod generate;
+pub mod gpio;
 pub mod http;
 pub mod mqtt;
 pub mod mqtt_listen;
@@ -22,6 +23,7 @@ pub const KINDS: &[Kind<dyn Source>] = &[
     mqtt_listen::KIND,
     mqtt::KIND,
     subscribe::KIND,
+    gpio::KIND,
     serial::KIND,
     file::KIND,
     stdin::KIND,
@@ -81,7 +83,7 @@ mod tests {
 
     #[test]
     fn every_example_builds() {
-        for kind in [&file::KIND, &generate::KIND, &stdin::KIND] {
+        for kind in [&file::KIND, &generate::KIND, &gpio::KIND, &stdin::KIND] {
             build(kind, kind.example).unwrap();
         }
     }

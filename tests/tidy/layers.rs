@@ -4,7 +4,7 @@ use crate::{Finding, source::File};
 use std::collections::BTreeSet;
 
 const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault"];
-const MEANS: &[&str] = &["store", "systems"];
+const MEANS: &[&str] = &["board", "store", "systems"];
 const PARTS: &[&str] = &["kind", "sources", "process", "sinks"];
 const ASSEMBLY: &[&str] = &["config", "import", "runtime"];
 
@@ -16,6 +16,7 @@ const TABLE: &[Row] = &[
     ("fault", &[], &[]),
     ("event", &[], &["clock"]),
     ("expr", &[], &["event"]),
+    ("board", &[WORDS], &[]),
     ("store", &[WORDS], &[]),
     ("systems", &[WORDS], &[]),
     ("kind", &[WORDS, MEANS], &[]),
