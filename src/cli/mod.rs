@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod kinds;
+mod modbus;
 mod process;
 mod test;
 
@@ -92,6 +93,9 @@ enum Command {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         format: String,
     },
+    /// Ask a Modbus unit, on a serial line or over TCP, without a gateway.
+    #[command(subcommand)]
+    Modbus(modbus::Modbus),
     /// Hash a password for the `users` of an `mqtt_listen` source: reads it from standard input, prints the hash.
     ///
     /// Example: tidegate passwd < secret.txt
@@ -163,6 +167,7 @@ pub fn main() -> ExitCode {
                     .and_then(|text| print(&text)),
             )
         }
+        Command::Modbus(what) => finish(modbus::run(what)),
         Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::ImportBinge { file } => import_binge(&file),
         Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),

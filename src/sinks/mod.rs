@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod http;
+pub mod modbus;
 pub mod mqtt;
 pub mod stdout;
 
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// Every kind of sink.
-pub const KINDS: &[Kind<dyn Sink>] = &[http::KIND, mqtt::KIND, file::KIND, stdout::KIND];
+pub const KINDS: &[Kind<dyn Sink>] = &[http::KIND, mqtt::KIND, modbus::KIND, file::KIND, stdout::KIND];
 
 /// NDJSON: each event on a line of its own, with its envelope or the body alone.
 fn lines(batch: &[Event], envelope: bool) -> Vec<u8> {
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn every_example_builds() {
-        for kind in [&file::KIND, &stdout::KIND] {
+        for kind in [&file::KIND, &modbus::KIND, &stdout::KIND] {
             build(kind, kind.example).unwrap();
         }
     }

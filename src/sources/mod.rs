@@ -4,8 +4,10 @@ mod documents;
 pub mod file;
 pub mod generate;
 pub mod http;
+pub mod modbus;
 pub mod mqtt;
 pub mod mqtt_listen;
+mod report;
 pub mod stdin;
 pub mod subscribe;
 
@@ -16,8 +18,16 @@ use crate::{
 };
 
 /// Every kind of source.
-pub const KINDS: &[Kind<dyn Source>] =
-    &[http::KIND, mqtt_listen::KIND, mqtt::KIND, subscribe::KIND, file::KIND, stdin::KIND, generate::KIND];
+pub const KINDS: &[Kind<dyn Source>] = &[
+    http::KIND,
+    mqtt_listen::KIND,
+    mqtt::KIND,
+    subscribe::KIND,
+    modbus::KIND,
+    file::KIND,
+    stdin::KIND,
+    generate::KIND,
+];
 
 /// What a refusal means to a source that answers nobody: it waits and tries again.
 fn refused(refusal: Refusal) -> Fault {
@@ -72,7 +82,7 @@ mod tests {
 
     #[test]
     fn every_example_builds() {
-        for kind in [&file::KIND, &generate::KIND, &stdin::KIND] {
+        for kind in [&file::KIND, &generate::KIND, &modbus::KIND, &stdin::KIND] {
             build(kind, kind.example).unwrap();
         }
     }

@@ -3,9 +3,11 @@
 mod blocking;
 pub mod http;
 pub mod kv;
+pub mod modbus;
 pub mod mqtt;
 pub mod objects;
 pub mod pubsub;
+pub mod serial;
 pub mod tls;
 
 use std::{
