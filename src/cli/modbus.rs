@@ -3,13 +3,13 @@
 use crate::{
     budget::Span,
     systems::{
-        modbus::{Ask, Bus, Connect, Form, Order, Patience, Reading, Request, Rtu, Table, Type, bit},
+        modbus::{Ask, Bus, Connect, Error, Form, Order, Patience, Reading, Request, Rtu, Table, Type, bit},
         serial::Parity,
     },
 };
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
-use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
+use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use std::{fmt::Write, path::PathBuf};
 
 #[derive(Subcommand)]
@@ -72,7 +72,7 @@ pub(super) struct Read {
 }
 
 /// A word as the configuration reads it.
-fn word<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, value::Error> {
     T::deserialize(text.into_deserializer())
 }
 
@@ -82,15 +82,12 @@ pub(super) fn run(Modbus::Read(read): Modbus) -> anyhow::Result<()> {
 
 impl Read {
     fn bus(&self) -> anyhow::Result<Bus> {
-        let connect = match (&self.tcp, &self.rtu) {
-            (Some(address), _) => Connect::Tcp(address.clone()),
-            (_, Some(path)) => {
-                let (baud, parity, stop_bits) = (self.baud, self.parity, self.stop_bits);
-                Connect::Rtu(Rtu { baud, parity, stop_bits, ..Rtu::new(std::path::absolute(path)?) })
-            }
-            _ => bail!("expected `--tcp` or `--rtu`"),
-        };
-        Bus::new(&connect).map_err(|(field, why)| anyhow::anyhow!("{field}: {why}"))
+        let (baud, parity, stop_bits) = (self.baud, self.parity, self.stop_bits);
+        let rtu = |path| Rtu { baud, parity, stop_bits, ..Rtu::new(path) };
+        let path = self.rtu.as_ref().map(std::path::absolute).transpose().context("--rtu")?;
+        let connect = Connect { tcp: self.tcp.clone(), rtu: path.map(rtu) };
+        let option = |field: &str| field.trim_start_matches("rtu.").replace('_', "-");
+        Bus::new(&connect).map_err(|(field, why)| anyhow::anyhow!("--{}: {why}", option(field)))
     }
 
     async fn values(&self) -> anyhow::Result<String> {
@@ -118,7 +115,10 @@ impl Read {
             let count = each.min(self.count - from);
             let ask = Ask::Read { table, address: first + from * size, count: count * size };
             let answer = bus.ask(&Request { unit: self.unit, ask }, patience).await;
-            let data = answer.with_context(|| format!("unit {}", self.unit))?;
+            let data = answer.map_err(|error| match error {
+                Error::Lost(why) => anyhow::Error::msg(why),
+                error => anyhow::anyhow!("unit {}: {error}", self.unit),
+            })?;
             let width = 2 * usize::from(size);
             readings.extend((0..usize::from(count)).map(|n| match table.bits() {
                 true => Reading::Bool(bit(&data, n)),

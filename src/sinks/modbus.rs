@@ -37,7 +37,7 @@ const TEXT: u16 = MOST_WRITTEN as u16;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// Where the units are: `{ "rtu": { … } }` or `{ "tcp": "host:502" }`. Components with the same one share it.
+    /// Where the units are: `tcp` or `rtu`. Components with the same one share it.
     connect: Connect,
     /// How long to wait for an answer, 10 ms to 1 min. On a serial line the time that the bytes take comes on top.
     #[serde(default = "half_a_second")]

@@ -28,14 +28,14 @@ use std::{
 /// The port of Modbus over TCP.
 const PORT: u16 = 502;
 
-/// Where the units are.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Connect {
+/// Where the units are: one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connect {
     /// Host and port of a device or gateway, `10.0.0.7:502`; without a port: 502.
-    Tcp(String),
+    pub tcp: Option<String>,
     /// A serial line.
-    Rtu(Rtu),
+    pub rtu: Option<Rtu>,
 }
 
 /// A serial line, such as RS-485.
@@ -143,15 +143,16 @@ enum Wire {
 impl Bus {
     /// Opens and connects nothing yet. The error is the field, and what is wrong with it.
     pub fn new(connect: &Connect) -> Result<Bus, (&'static str, String)> {
-        let wire = match connect {
-            Connect::Tcp(address) => Wire::Tcp(tcp::Tcp::new(whole_address(address).map_err(|e| ("tcp", e))?)),
-            Connect::Rtu(rtu) => {
+        let wire = match (&connect.tcp, &connect.rtu) {
+            (Some(address), None) => Wire::Tcp(tcp::Tcp::new(whole_address(address).map_err(|e| ("tcp", e))?)),
+            (None, Some(rtu)) => {
                 rtu.line().check().map_err(|(field, why)| (rtu_field(field), why.to_owned()))?;
                 if rtu.gap.is_some_and(|gap| gap.0 > Duration::from_secs(1)) {
                     return Err(("rtu.gap", "expected at most 1s".to_owned()));
                 }
                 Wire::Rtu(rtu::Rtu::new(rtu.line(), rtu.gap.map(|gap| gap.0)))
             }
+            _ => return Err(("tcp", "expected either `tcp` or `rtu`".to_owned())),
         };
         Ok(Bus { connect: connect.clone(), wire: tokio::sync::Mutex::new(wire) })
     }
@@ -159,8 +160,8 @@ impl Bus {
     /// Whether it has such a unit. On a serial line 0 is all of them at once, and none answers; over TCP 0 and 255 are often
     /// the device itself.
     pub fn check_unit(&self, unit: u8) -> Result<(), &'static str> {
-        match self.connect {
-            Connect::Rtu(_) if !(1..=247).contains(&unit) => Err("expected 1 to 247"),
+        match self.connect.rtu {
+            Some(_) if !(1..=247).contains(&unit) => Err("expected 1 to 247"),
             _ => Ok(()),
         }
     }
@@ -214,18 +215,16 @@ impl Buses {
     /// The bus at a path or address: the same one for all who ask. The error is the field, and what is wrong with it.
     pub fn get(&self, connect: &Connect) -> Result<Arc<Bus>, (&'static str, String)> {
         let new = Bus::new(connect)?;
-        let (field, place) = match connect {
-            Connect::Tcp(address) => ("tcp", whole_address(address).unwrap_or_default()),
-            Connect::Rtu(rtu) => ("rtu", rtu.path.display().to_string()),
+        let place = match &connect.rtu {
+            Some(rtu) => rtu.path.display().to_string(),
+            None => whole_address(connect.tcp.as_deref().unwrap_or_default()).unwrap_or_default(),
         };
         let mut buses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bus = buses.entry(place.clone()).or_insert_with(|| Arc::new(new));
-        match &bus.connect {
-            other @ Connect::Rtu(_) if other != connect => {
-                Err((field, format!("another component uses `{place}` with other settings")))
-            }
-            _ => Ok(bus.clone()),
+        if bus.connect.rtu != connect.rtu {
+            return Err(("rtu", format!("another component uses `{place}` with other settings")));
         }
+        Ok(bus.clone())
     }
 }
 
@@ -260,18 +259,21 @@ mod tests {
 
     #[test]
     fn a_place_has_one_bus() {
-        let rtu = |path: &str, baud| Connect::Rtu(Rtu { baud, ..Rtu::new(path.into()) });
+        let rtu = |path: &str, baud| Connect { rtu: Some(Rtu { baud, ..Rtu::new(path.into()) }), ..Connect::default() };
+        let tcp = |address: &str| Connect { tcp: Some(address.into()), ..Connect::default() };
         let buses = Buses::default();
         let get = |connect: &Connect| buses.get(connect).map(|bus| Arc::as_ptr(&bus));
         let first = get(&rtu("/dev/ttyS9", 9600)).unwrap();
         assert_eq!(get(&rtu("/dev/ttyS9", 9600)).unwrap(), first);
         assert_ne!(get(&rtu("/dev/ttyS8", 9600)).unwrap(), first);
-        assert_eq!(get(&Connect::Tcp("plc".into())).unwrap(), get(&Connect::Tcp("plc:502".into())).unwrap());
+        assert_eq!(get(&tcp("plc")).unwrap(), get(&tcp("plc:502")).unwrap());
         for (connect, want) in [
             (rtu("/dev/ttyS9", 19_200), ("rtu", "another component uses `/dev/ttyS9` with other settings")),
             (rtu("ttyS9", 9600), ("rtu.path", "expected an absolute path")),
             (rtu("/dev/ttyS9", 0), ("rtu.baud", "expected 1 to 20000000")),
-            (Connect::Tcp("a b".into()), ("tcp", "`a b` is no host and port; write it like `10.0.0.7:502`")),
+            (Connect::default(), ("tcp", "expected either `tcp` or `rtu`")),
+            (Connect { tcp: Some("plc".into()), ..rtu("/dev/ttyS9", 9600) }, ("tcp", "expected either `tcp` or `rtu`")),
+            (tcp("a b"), ("tcp", "`a b` is no host and port; write it like `10.0.0.7:502`")),
         ] {
             assert_eq!(get(&connect), Err((want.0, want.1.to_owned())));
         }
