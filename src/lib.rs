@@ -30,8 +30,8 @@
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
 //!   `reader` what consumers see of it, `trim` how it stays small.
-//! - [`systems`] has what several components share to reach others: TLS, HTTP and MQTT as a client, serial ports; and the
-//!   systems that a configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each
+//! - [`systems`] has what several components share to reach others: TLS, HTTP, MQTT and Modbus as a client, serial ports; and
+//!   the systems that a configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each
 //!   kind.
 //! - [`board`] is the Linux edge: what board this is, by the data in the folder `board/`, and its GPIO lines.
 //! - [`kind`] has the traits of components, what they are given, the catalogue entry, and the list of systems.

@@ -3,6 +3,7 @@
 mod board;
 mod gpio;
 pub mod kinds;
+mod modbus;
 mod process;
 mod serial;
 mod test;
@@ -122,6 +123,9 @@ enum Command {
         #[command(subcommand)]
         action: gpio::Action,
     },
+    /// Ask a Modbus unit, on a serial line or over TCP, without a gateway.
+    #[command(subcommand)]
+    Modbus(modbus::Modbus),
     /// Hash a password for the `users` of an `mqtt_listen` source: reads it from standard input, prints the hash.
     ///
     /// Example: tidegate passwd < secret.txt
@@ -216,6 +220,7 @@ pub fn main() -> ExitCode {
             finish(board::board(&root, part).map_err(anyhow::Error::msg).and_then(|text| print(&text)))
         }
         Command::Gpio { action } => finish(gpio::gpio(action)),
+        Command::Modbus(what) => finish(modbus::run(what)),
         Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::ImportBinge { file } => import_binge(&file),
         Command::Serial(command) => finish(serial::run(command)),

@@ -42,7 +42,7 @@ pub use intake::{Before, Fields, Intake, Sink, Source};
 pub use memory::{Memory, Timer};
 pub use process::{Cx, Outside, Process};
 
-use crate::systems::Systems;
+use crate::systems::{Systems, modbus::Buses};
 
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -72,6 +72,8 @@ pub struct Scope {
     pub data: PathBuf,
     /// The systems that the configuration names.
     pub systems: Systems,
+    /// The Modbus lines and connections, which its components share.
+    pub buses: Buses,
     /// The pipeline of a process; else empty.
     pub pipeline: String,
 }

@@ -3,6 +3,7 @@
 pub mod file;
 pub mod gpio;
 pub mod http;
+pub mod modbus;
 pub mod mqtt;
 pub mod stdout;
 
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// Every kind of sink.
-pub const KINDS: &[Kind<dyn Sink>] = &[http::KIND, mqtt::KIND, gpio::KIND, file::KIND, stdout::KIND];
+pub const KINDS: &[Kind<dyn Sink>] = &[http::KIND, mqtt::KIND, gpio::KIND, modbus::KIND, file::KIND, stdout::KIND];
 
 /// NDJSON: each event on a line of its own, with its envelope or the body alone.
 fn lines(batch: &[Event], envelope: bool) -> Vec<u8> {
@@ -65,7 +66,7 @@ mod tests {
 
     #[test]
     fn every_example_builds() {
-        for kind in [&file::KIND, &gpio::KIND, &stdout::KIND] {
+        for kind in [&file::KIND, &gpio::KIND, &modbus::KIND, &stdout::KIND] {
             build(kind, kind.example).unwrap();
         }
     }

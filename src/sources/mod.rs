@@ -5,8 +5,10 @@ pub mod file;
 pub mod generate;
 pub mod gpio;
 pub mod http;
+pub mod modbus;
 pub mod mqtt;
 pub mod mqtt_listen;
+mod report;
 pub mod serial;
 pub mod stdin;
 pub mod subscribe;
@@ -25,6 +27,7 @@ pub const KINDS: &[Kind<dyn Source>] = &[
     subscribe::KIND,
     gpio::KIND,
     serial::KIND,
+    modbus::KIND,
     file::KIND,
     stdin::KIND,
     generate::KIND,
@@ -83,7 +86,7 @@ mod tests {
 
     #[test]
     fn every_example_builds() {
-        for kind in [&file::KIND, &generate::KIND, &gpio::KIND, &stdin::KIND] {
+        for kind in [&file::KIND, &generate::KIND, &gpio::KIND, &modbus::KIND, &stdin::KIND] {
             build(kind, kind.example).unwrap();
         }
     }

@@ -14,7 +14,7 @@ mod kit;
 mod outage;
 mod refused;
 mod rig;
-mod state;
 mod service;
+mod state;
 mod stateless;
 mod stop;
