@@ -90,12 +90,7 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         warn_of_strangers(&store, &owners).await?;
         None
     };
-    let mut sources = JoinSet::new();
-    for (source, fields) in plan.sources.into_iter().zip(fields) {
-        let intake = Intake::new(&source.name, fields, store.clone(), before.clone());
-        let name = format!("sources.{}", source.name);
-        sources.spawn(source::run(name, source.source, intake, links.clone(), fatal.clone()));
-    }
+    let mut sources = start_sources(plan.sources.into_iter().zip(fields), &store, &before, &links, &fatal);
     if std::io::stderr().is_terminal() {
         outlets.spawn(quiet_end(view.clone().print(), stopping.clone()));
     }
@@ -272,6 +267,23 @@ async fn start_sinks(
         tasks.spawn(outlet.run(stop.clone()));
     }
     Ok(())
+}
+
+/// Starts sources, each with what the configuration says about its events.
+fn start_sources(
+    plans: impl Iterator<Item = (SourcePlan<dyn Source>, Fields)>,
+    store: &Store,
+    before: &Option<Arc<dyn Before>>,
+    links: &Links,
+    fatal: &mpsc::Sender<String>,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for (plan, fields) in plans {
+        let intake = Intake::new(&plan.name, fields, store.clone(), before.clone());
+        let name = format!("sources.{}", plan.name);
+        tasks.spawn(source::run(name, plan.source, intake, links.clone(), fatal.clone()));
+    }
+    tasks
 }
 
 /// Starts chains with what they remembered; what is given back asks each to emit what it holds.
