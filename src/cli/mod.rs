@@ -199,11 +199,8 @@ pub fn main() -> ExitCode {
             print(&format!("{file}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks{systems}\n"))
         }),
         Command::Test { file, pipeline, format } => load(&file, |plan, _| {
-            let again = || {
-                let text = config::read(&file).map_err(|p| anyhow::anyhow!("{p}"))?;
-                let loaded = config::load(&file, &text, &catalogue());
-                loaded.map(|(plan, _)| plan).map_err(|_| anyhow::anyhow!("the configuration changed"))
-            };
+            let changed = |_| anyhow::anyhow!("the configuration changed");
+            let again = || loaded(&file).map(|(plan, _)| plan).map_err(changed);
             test::run(&plan, &again, pipeline.as_deref(), &format)
         }),
         Command::Kinds { name, format } => finish(
@@ -262,12 +259,12 @@ fn passwd(rounds: u32) -> anyhow::Result<()> {
 fn gateway(file: &Path, stateless: bool) -> ExitCode {
     // A wrong configuration is told, and the gateway goes on with the one it has.
     let right = || {
-        let loaded = config::read(file).map_err(|p| vec![p]).and_then(|text| config::load(file, &text, &catalogue()));
-        if let Err(problems) = &loaded {
+        let wrong = loaded(file).err();
+        if let Some(problems) = &wrong {
             log::error!("the configuration is wrong; going on with the old one");
             show("", problems);
         }
-        loaded.is_ok()
+        wrong.is_none()
     };
     loop {
         let mut end = runtime::End::Done;
@@ -290,10 +287,15 @@ fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> E
     })
 }
 
+/// What a configuration file says, with warnings; or all that is wrong with it.
+fn loaded(file: &Path) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
+    let text = config::read(file).map_err(|problem| vec![problem])?;
+    config::load(file, &text, &catalogue())
+}
+
 /// Loads a configuration, shows what is wrong with it, and goes on if nothing is.
 fn load(file: &Path, go: impl FnOnce(runtime::Plan, Vec<Problem>) -> anyhow::Result<()>) -> ExitCode {
-    let loaded = config::read(file).map_err(|p| vec![p]).and_then(|text| config::load(file, &text, &catalogue()));
-    match loaded {
+    match loaded(file) {
         Ok((plan, warnings)) => finish(go(plan, warnings)),
         Err(problems) => {
             show("", &problems);

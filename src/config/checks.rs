@@ -27,16 +27,21 @@ fn processes(pipeline: &Node) -> impl Iterator<Item = &Node> {
     pipeline.get("processes").map_or(&[][..], Node::items).iter()
 }
 
-/// The topics that a pipeline writes besides its own: those of `on_fail` and of its processes' `to`.
-fn writes(pipeline: &Node) -> impl Iterator<Item = &Node> {
-    let failed = std::iter::once(pipeline).chain(processes(pipeline)).filter_map(|node| node.get("on_fail"));
-    let copied = processes(pipeline).filter_map(|node| node.get("to")).filter(|to| to.get("publish").is_none());
-    failed.chain(copied).filter_map(|node| node.get("topic"))
+/// The topic of the gateway that a process gives copies to; beside `publish`, `topic` is a broker's.
+pub(super) fn copied_topic(process: &Node) -> Option<&Node> {
+    process.get("to").filter(|to| to.get("publish").is_none())?.get("topic")
 }
 
-/// The sinks that a pipeline's processes give copies to.
-fn copied_to(pipeline: &Node) -> impl Iterator<Item = &Node> {
-    processes(pipeline).filter_map(|node| node.get("to")?.get("sink"))
+/// The sink that a process gives copies to.
+pub(super) fn copied_sink(process: &Node) -> Option<&Node> {
+    process.get("to")?.get("sink")
+}
+
+/// The topics that a pipeline writes besides its own: those of `on_fail` and of its processes' `to`.
+fn writes(pipeline: &Node) -> impl Iterator<Item = &Node> {
+    let all = std::iter::once(pipeline).chain(processes(pipeline));
+    let failed = all.filter_map(|node| node.get("on_fail")?.get("topic"));
+    failed.chain(processes(pipeline).filter_map(copied_topic))
 }
 
 /// What can be referred to; `None` where the section itself is broken, so that nothing follows from it.
@@ -99,7 +104,7 @@ fn copies(root: &Node, names: &Names<'_>, report: &mut Report<'_>) {
     let Some(known) = &names.sinks else { return };
     for pipeline in section(root, "pipelines") {
         for (i, node) in processes(&pipeline.node).enumerate() {
-            let Some(sink) = node.get("to").and_then(|to| to.get("sink")) else { continue };
+            let Some(sink) = copied_sink(node) else { continue };
             if sink.text().is_some_and(|name| !known.contains(&name)) {
                 let path = format!("{}.processes[{i}].to.sink", field("pipelines", &pipeline.name));
                 report.error(path, sink.at, unknown_name("sink", &sink.shown(), known));
@@ -165,7 +170,7 @@ fn circle(pipelines: &[super::tree::Field], walk: &[usize], report: &mut Report<
 fn unused(root: &Node, report: &mut Report<'_>) {
     let (pipelines, sinks) = (section(root, "pipelines"), section(root, "sinks"));
     let read: HashSet<&str> = pipelines.iter().chain(sinks).flat_map(|f| texts(&f.node, "from")).collect();
-    let copied = pipelines.iter().flat_map(|f| copied_to(&f.node)).filter_map(Node::text);
+    let copied = pipelines.iter().flat_map(|f| processes(&f.node)).filter_map(copied_sink).filter_map(Node::text);
     let written: HashSet<&str> = pipelines.iter().flat_map(|f| texts(&f.node, "to")).chain(copied).collect();
     for source in section(root, "sources").iter().filter(|s| !read.contains(s.name.as_str())) {
         let message = "no pipeline or sink has this source in its `from`; its events go nowhere";

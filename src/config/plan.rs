@@ -1,5 +1,6 @@
 //! The checked configuration with its components built: what the runtime starts.
 
+use super::checks::{copied_sink, copied_topic};
 use super::interpolate::redact;
 use super::report::{Report, field};
 use super::schema::common_fields;
@@ -228,17 +229,15 @@ impl Build<'_, '_> {
         let path = self.clean("pipelines", entry)?;
         let (settings, _) = split(&entry.node, &["processes".into()]);
         let settings: PipelineSettings = self.decode(&path, &entry.node, &settings)?;
+        let text = |node: Option<&Node>| node.and_then(Node::text).map(str::to_owned);
         let (mut processes, mut writes, mut copies) = (Vec::new(), Vec::new(), Vec::new());
         for (common, kind, name, node, process) in parts {
             let on_fail = common.on_fail.unwrap_or_else(|| settings.on_fail.clone());
             if let OnFail::Topic(topic) = &on_fail {
                 writes.push(topic.clone());
             }
-            let to = |what| node.get("to").and_then(|to| to.get(what)).and_then(Node::text).map(str::to_owned);
-            if to("publish").is_none() {
-                writes.extend(to("topic"));
-            }
-            copies.extend(to("sink").map(|sink| (sink, side_topic(&entry.name, &name))));
+            writes.extend(text(copied_topic(node)));
+            copies.extend(text(copied_sink(node)).map(|sink| (sink, side_topic(&entry.name, &name))));
             let retry = common.retry.unwrap_or_else(|| settings.retry.clone());
             processes.push(ProcessPlan { name, kind, when: common.when, retry, on_fail, process });
         }

@@ -1,7 +1,7 @@
 //! Every kind of system: key-value stores, object stores, brokers.
 
 use super::{Kind, Params, ParamsError};
-use crate::systems::{System, kv, objects, pubsub};
+use crate::systems::{System, kv, memory, objects, pubsub};
 use schemars::JsonSchema;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ const MEMORY_KV: Kind<System> = Kind {
     name: "memory_kv",
     about: "a key-value store in memory, empty after a restart",
     example: r#"{ "type": "memory_kv", "limit": "8MiB" }"#,
-    schema: kv::memory::Config::json_schema,
+    schema: memory::Config::json_schema,
     build: |params| Ok(kv(Arc::new(kv::memory::MemoryKv::new(params.decode()?)))),
 };
 
@@ -40,7 +40,7 @@ const MEMORY_OBJECTS: Kind<System> = Kind {
     name: "memory_objects",
     about: "an object store in memory, empty after a restart",
     example: r#"{ "type": "memory_objects", "limit": "16MiB" }"#,
-    schema: objects::memory::Config::json_schema,
+    schema: memory::Config::json_schema,
     build: |params| Ok(objects(Arc::new(objects::memory::MemoryObjects::new(params.decode()?)))),
 };
 

@@ -3,6 +3,7 @@
 mod blocking;
 pub mod http;
 pub mod kv;
+pub mod memory;
 pub mod modbus;
 pub mod mqtt;
 pub mod objects;

@@ -1,33 +1,18 @@
 //! A key-value store in memory; it is empty after a restart.
 
 use super::{Kv, check_key, check_list, check_put, check_swap, full};
-use crate::{budget::Size, clock, fault::Fault};
+use crate::{
+    budget::Size,
+    clock,
+    fault::Fault,
+    systems::memory::{self, Config, size},
+};
 use async_trait::async_trait;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-
-/// Keeps values in memory; they are gone after a restart.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Bytes that keys and values may take together, with 128 for each.
-    pub limit: Size,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config { limit: Size(64 << 20) }
-    }
-}
-
-/// What an entry takes besides key and value: its place in the tree, and the key again in the order of expiry.
-const AROUND: usize = 128;
 
 pub struct MemoryKv {
     limit: Size,
@@ -91,10 +76,6 @@ impl Entries {
     }
 }
 
-fn size(key: &str, value: &[u8]) -> usize {
-    key.len() + value.len() + AROUND
-}
-
 #[async_trait]
 impl Kv for MemoryKv {
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Fault> {
@@ -123,13 +104,7 @@ impl Kv for MemoryKv {
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Fault> {
         let limit = check_list(prefix, after, limit)?;
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let entries = self.entries();
-        let keys = entries.all.range::<str, _>((from, Bound::Unbounded)).map(|(key, _)| key);
-        Ok(keys.take_while(|key| key.starts_with(prefix)).take(limit).cloned().collect())
+        Ok(memory::keys(&self.entries().all, prefix, after, limit))
     }
 }
 

@@ -1,32 +1,16 @@
 //! An object store in memory; it is empty after a restart.
 
 use super::{Objects, check_key, check_list, check_put};
-use crate::{budget::Size, fault::Fault};
+use crate::{
+    budget::Size,
+    fault::Fault,
+    systems::memory::{self, Config, size},
+};
 use async_trait::async_trait;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-
-/// Keeps objects in memory; they are gone after a restart.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Bytes that keys and objects may take together, with 128 for each.
-    pub limit: Size,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config { limit: Size(64 << 20) }
-    }
-}
-
-/// What an object takes besides its key and itself.
-const AROUND: usize = 128;
 
 pub struct MemoryObjects {
     limit: Size,
@@ -47,10 +31,6 @@ impl MemoryObjects {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn size(key: &str, object: &[u8]) -> usize {
-    key.len() + object.len() + AROUND
 }
 
 #[async_trait]
@@ -84,13 +64,7 @@ impl Objects for MemoryObjects {
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Fault> {
         let limit = check_list(prefix, after, limit)?;
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let held = self.held();
-        let keys = held.objects.range::<str, _>((from, Bound::Unbounded)).map(|(key, _)| key);
-        Ok(keys.take_while(|key| key.starts_with(prefix)).take(limit).cloned().collect())
+        Ok(memory::keys(&self.held().objects, prefix, after, limit))
     }
 }
 
