@@ -34,8 +34,15 @@ pub(super) struct Chain {
     /// As configured; `from` and `start` are only the first part's.
     pub settings: Arc<PipelineSettings>,
     pub around: Around,
-    /// Since when it works on one event, if it never waits.
+    /// Since when it works without a pause, if it never waits.
     pub beat: Beat,
+    /// Whether an event may have to wait on its way.
+    pub may_wait: bool,
+    /// Whether any process remembers something, so that events are done one by one.
+    pub keeps_state: bool,
+    /// Whether every event is to be committed before the next begins: one that has been outside and is then held up would
+    /// have to go outside again, if it made way for a commit of those before it.
+    pub alone: bool,
     pipeline: Arc<str>,
     stages: Vec<Stage>,
 }
@@ -98,8 +105,19 @@ pub(super) enum Unfinished {
     Failed(Failure),
     /// It has to wait, and what was done before it should not.
     Later,
-    /// A process wants to see it after that time. Only a stage says so, to its chain.
+}
+
+/// Why an event did not get through one process.
+enum Held {
+    Unfinished(Unfinished),
+    /// The process wants to see it after that time.
     Early(Duration, Box<Event>),
+}
+
+impl From<Unfinished> for Held {
+    fn from(unfinished: Unfinished) -> Self {
+        Held::Unfinished(unfinished)
+    }
 }
 
 /// Which process gave up an event, why, and what is to happen now.
@@ -144,6 +162,9 @@ impl Chain {
             settings: settings.clone(),
             around: around.clone(),
             beat: Beat::default(),
+            may_wait: false,
+            keeps_state: false,
+            alone: false,
             pipeline: pipeline.clone(),
             stages: Vec::new(),
         };
@@ -160,6 +181,12 @@ impl Chain {
             }
         }
         parts.push(chain);
+        for part in &mut parts {
+            let outside = part.stages.iter().position(|stage| stage.outside);
+            part.keeps_state = part.stages.iter().any(|stage| stage.process.keeps_state());
+            part.may_wait = part.keeps_state || outside.is_some();
+            part.alone = outside.is_some_and(|at| part.stages[at..].iter().any(|stage| stage.process.delays()));
+        }
         parts
     }
 
@@ -172,23 +199,6 @@ impl Chain {
     /// The counters of its processes.
     pub fn meters(&self) -> impl Iterator<Item = &Arc<Meter>> {
         self.stages.iter().map(|stage| &stage.meter)
-    }
-
-    /// Whether every event is to be committed before the next begins: one that has been outside and is then held up would
-    /// have to go outside again, if it made way for a commit of those before it.
-    pub fn alone(&self) -> bool {
-        let outside = self.stages.iter().position(|stage| stage.outside);
-        outside.is_some_and(|at| self.stages[at..].iter().any(|stage| stage.process.delays()))
-    }
-
-    /// Whether an event may have to wait on its way.
-    pub fn may_wait(&self) -> bool {
-        self.stages.iter().any(|stage| stage.outside) || self.keeps_state()
-    }
-
-    /// Whether any process remembers something, so that events are done one by one.
-    pub fn keeps_state(&self) -> bool {
-        self.stages.iter().any(|stage| stage.process.keeps_state())
     }
 
     pub fn all(&self) -> Range<usize> {
@@ -248,7 +258,10 @@ impl Chain {
             return Ok(());
         };
         let mut next = Vec::with_capacity(1);
-        stage.pass(at, event, &mut next, run)?;
+        stage.pass(at, event, &mut next, run).map_err(|held| match held {
+            Held::Unfinished(unfinished) => unfinished,
+            Held::Early(..) => Unfinished::Later, // a process that delays keeps state, so this chain may wait
+        })?;
         next.into_iter().try_for_each(|event| self.plain_from(at + 1, event, run))
     }
 
@@ -260,15 +273,16 @@ impl Chain {
                 true => stage.reach(at, event, &mut next, run, self).await,
                 false => stage.pass(at, event, &mut next, run),
             };
-            while let Err(Unfinished::Early(wait, event)) = done {
-                if run.patience == Patience::Short {
-                    return Err(Unfinished::Later);
-                }
+            while let Err(held) = done {
+                let (wait, event) = match held {
+                    Held::Unfinished(unfinished) => return Err(unfinished),
+                    Held::Early(..) if run.patience == Patience::Short => return Err(Unfinished::Later),
+                    Held::Early(wait, event) => (wait, event),
+                };
                 self.around.time.wait(wait).await;
                 run.now = self.around.time.now();
                 done = stage.pass(at, *event, &mut next, run);
             }
-            done?;
         }
         *events = next;
         Ok(())
@@ -330,7 +344,7 @@ impl Stage {
     }
 
     /// Runs one event through and adds what goes on to `next`.
-    fn pass(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
+    fn pass(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Held> {
         let begun = self.meter.begin(false);
         let done = match self.enter(event, next)? {
             Some(event) => self.work(at, event, next, run),
@@ -348,13 +362,13 @@ impl Stage {
         next: &mut Vec<Event>,
         run: &mut Run<'_>,
         chain: &Chain,
-    ) -> Result<(), Unfinished> {
+    ) -> Result<(), Held> {
         let begun = self.meter.begin(true);
         let Some(event) = self.enter(event, next)? else { return Ok(()) };
         let done = match self.attempts(event.clone(), run.patience, chain).await {
             Ok(changed) => self.work(at, changed, next, run),
-            Err(Some(fault)) => self.fail(fault, event, next),
-            Err(None) => Err(Unfinished::Later),
+            Err(Some(fault)) => self.fail(fault, event, next).map_err(Held::from),
+            Err(None) => Err(Unfinished::Later.into()),
         };
         self.meter.end(begun);
         done
@@ -374,7 +388,7 @@ impl Stage {
     }
 
     /// What the process itself does.
-    fn work(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
+    fn work(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Held> {
         let (savepoint, sent, made) = (run.memory.savepoint(), run.effect.sent.len(), next.len());
         let spare = (self.on_fail == OnFail::Continue || self.process.delays()).then(|| event.clone());
         let fault = match self.process.process(event, &mut run.cx(at, next)) {
@@ -389,10 +403,10 @@ impl Stage {
         next.truncate(made);
         match (fault, spare) {
             (Fault::RetryAfter(wait, _), Some(event)) if self.process.delays() => {
-                Err(Unfinished::Early(wait, Box::new(event)))
+                Err(Held::Early(wait, Box::new(event)))
             }
-            (fault, Some(event)) => self.fail(fault, event, next),
-            (fault, None) => Err(self.failed(fault)),
+            (fault, Some(event)) => Ok(self.fail(fault, event, next)?),
+            (fault, None) => Err(self.failed(fault).into()),
         }
     }
 

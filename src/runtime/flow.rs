@@ -153,7 +153,7 @@ impl Stage {
     /// What becomes of an event: events with the topics they reach. The error names the pipeline and the process.
     async fn event(&self, event: &Event) -> Result<Vec<Event>, String> {
         let mut effect = Effect::default();
-        let done = if self.chain.keeps_state() {
+        let done = if self.chain.keeps_state {
             let mut memory = self.memory.lock().await;
             let mut run = Run::new(&mut memory, &mut effect, Patience::Answer);
             let done = self.chain.event(event.clone(), &mut run).await;
@@ -162,7 +162,7 @@ impl Stage {
         } else {
             let mut memory = Memory::default();
             let mut run = Run::new(&mut memory, &mut effect, Patience::Answer);
-            match self.chain.may_wait() {
+            match self.chain.may_wait {
                 true => self.chain.event(event.clone(), &mut run).await,
                 false => self.chain.plain_event(event.clone(), &mut run),
             }

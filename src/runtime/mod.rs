@@ -307,9 +307,8 @@ async fn start_pipelines(
         }
         let (finisher, ending) = mpsc::channel(1);
         let reader = store.reader(consumer, &names(&chain.from));
-        let (waits, alone, chain) = (chain.may_wait(), chain.alone(), Arc::new(chain));
-        let store = store.clone();
-        let pipeline = pipeline::Pipeline { chain, consumer, reader, store, memory, waits, alone, ending };
+        let (chain, store) = (Arc::new(chain), store.clone());
+        let pipeline = pipeline::Pipeline { chain, consumer, reader, store, memory, ending };
         tasks.spawn(pipeline.run(stop.clone()));
         finishers.push(finisher);
     }

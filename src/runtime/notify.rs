@@ -21,12 +21,12 @@ const EVERY: Duration = Duration::from_secs(10);
 /// A step of plain processes that takes longer is stuck.
 const STUCK: u64 = 60_000;
 
-/// Since when a pipeline works on one event, in milliseconds since the machine's start; 0: it waits.
+/// Since when a pipeline works on a lot of events without a pause, in milliseconds since the machine's start; 0: it waits.
 #[derive(Clone, Default)]
 pub(super) struct Beat(Arc<AtomicU64>);
 
 impl Beat {
-    /// It begins with an event.
+    /// It begins with a lot.
     pub fn works(&self) {
         self.0.store(clock::mono_ms().max(1), Relaxed);
     }
@@ -71,7 +71,7 @@ pub(super) async fn keep_telling(view: View, beats: Vec<(String, Beat)>) {
         };
         let stuck = beats.iter().find(|(_, beat)| beat.stuck());
         match stuck {
-            Some((name, _)) => log::error!("{name}: one event takes more than {} s", STUCK / 1000),
+            Some((name, _)) => log::error!("{name}: no progress for {} s", STUCK / 1000),
             None if !alive => log::error!("the store does not answer"),
             None => tell(&[NotifyState::Watchdog]),
         }

@@ -41,10 +41,6 @@ pub(super) struct Pipeline {
     pub reader: Reader,
     pub store: Store,
     pub memory: Memory,
-    /// Whether an event may have to wait in the chain.
-    pub waits: bool,
-    /// Whether every event is committed before the next begins.
-    pub alone: bool,
     pub ending: Finish,
 }
 
@@ -92,6 +88,9 @@ impl Pipeline {
             made.moved(self.consumer, lane, lot.to).dead = lot.to - from;
             made.broken(&self.chain.name, from, lot.to, stored);
         }
+        if !self.chain.may_wait {
+            self.chain.beat.works();
+        }
         let mut to = from;
         let mut events = lot.events.into_iter();
         let done = loop {
@@ -110,10 +109,11 @@ impl Pipeline {
                     let dead = made.fail(&self.chain.name, &event, &failure);
                     made.moved(self.consumer, lane, event.seq + 1).dead += u64::from(dead);
                 }
-                Err(Unfinished::Later | Unfinished::Early(..)) => break false,
+                Err(Unfinished::Later) => break false,
             }
             to = event.seq + 1;
         };
+        self.chain.beat.waits();
         if !done {
             self.reader.rewind(lane, to);
         }
@@ -130,7 +130,7 @@ impl Pipeline {
 
     /// Whether a step is to be committed as far as it is.
     pub fn is_enough(&self, begun: Instant, made: &Made) -> bool {
-        self.alone || begun.elapsed() > LONGEST || made.bytes() + self.memory.unsettled() > HELD
+        self.chain.alone || begun.elapsed() > LONGEST || made.bytes() + self.memory.unsettled() > HELD
     }
 
     /// Runs one event through. At the stop it is dropped where it is, after a while.
@@ -143,11 +143,8 @@ impl Pipeline {
     ) -> Result<(), Unfinished> {
         let savepoint = self.memory.savepoint();
         let mut run = Run::new(&mut self.memory, effect, patience);
-        if !self.waits {
-            self.chain.beat.works();
-            let done = self.chain.plain_event(event.clone(), &mut run);
-            self.chain.beat.waits();
-            return done;
+        if !self.chain.may_wait {
+            return self.chain.plain_event(event.clone(), &mut run);
         }
         let done = tokio::select! {
             biased;
@@ -241,7 +238,7 @@ impl Pipeline {
                 Err(Unfinished::Failed(failure)) => {
                     made.fail(&self.chain.name, &event, &failure);
                 }
-                Err(Unfinished::Later | Unfinished::Early(..)) => return false,
+                Err(Unfinished::Later) => return false,
             }
         }
         true

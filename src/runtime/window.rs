@@ -201,7 +201,7 @@ impl Window {
                     let dead = made.fail(&self.pipeline.chain.name, event, &failure);
                     made.moved(consumer, slot.lane, slot.to).dead += u64::from(dead);
                 }
-                Err(Unfinished::Later | Unfinished::Early(..)) => break,
+                Err(Unfinished::Later) => break,
             }
             through += 1;
         }
@@ -226,7 +226,7 @@ async fn outside(chain: Arc<Chain>, front: usize, number: u64, event: Event) -> 
         Ok(out) => Ok(Effect { out, ..effect }),
         Err(Unfinished::Failed(failure)) => Err(failure),
         // It is endlessly patient.
-        Err(Unfinished::Later | Unfinished::Early(..)) => {
+        Err(Unfinished::Later) => {
             Err(Failure { process: chain.topic.clone(), reason: "it was put off".into(), on_fail: OnFail::Dead })
         }
     };
