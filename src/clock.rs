@@ -1,11 +1,10 @@
 //! The only place that reads a clock. The wall clock of a board may say 1970; the monotonic one never steps back.
 
-use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 /// When the gateway took an event in, said so that it can be mended later: an event taken in before the first time
 /// synchronisation carries a wrong wall time, but boot and monotonic time place it exactly.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// Wall clock, milliseconds since 1970-01-01 UTC.
     pub wall_ms: i64,
@@ -13,20 +12,80 @@ pub struct Stamp {
     pub mono_ms: u64,
     /// Number of the start of the gateway, as listed in the store's `boot` table with the kernel's boot id. 0: no store.
     pub boot: u32,
-    /// Whether the kernel said that the wall clock was synchronised.
-    pub synced: bool,
+    /// How far the wall time can be trusted.
+    pub quality: Quality,
+}
+
+/// How far a wall time can be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quality {
+    /// The clock had not been set since the machine's boot: it may say 1970.
+    #[default]
+    Unsynced,
+    /// The clock had been set.
+    Synced,
+    /// Worked out from the monotonic time, after the clock was set: exact.
+    Restamped,
+    /// Worked out across a boot in which the clock was never set: it happened then or later.
+    Estimated,
+}
+
+impl Quality {
+    /// As users read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Quality::Unsynced => "unsynced",
+            Quality::Synced => "synced",
+            Quality::Restamped => "restamped",
+            Quality::Estimated => "estimated",
+        }
+    }
 }
 
 static BOOT: AtomicU32 = AtomicU32::new(0);
+/// The steady clock less the monotonic one, in milliseconds; `i64::MIN`: nobody has set it.
+static STEADY: AtomicI64 = AtomicI64::new(i64::MIN);
 
 /// Sets the start number that later stamps carry. Called by the store once it is open.
 pub fn set_boot(boot: u32) {
     BOOT.store(boot, Ordering::Relaxed);
 }
 
+/// Sets the steady clock, as its milliseconds at the machine's boot. Called by the store once it is open.
+pub fn set_steady(at_boot: i64) {
+    STEADY.store(at_boot, Ordering::Relaxed);
+}
+
+/// The steady clock, in milliseconds: it began with the wall clock, goes with the monotonic one, and is never set, so that
+/// timeouts and ages by it hold whatever is done to the wall clock. The store carries it over restarts and boots.
+pub fn steady_ms() -> i64 {
+    let mono = millis_of(mono_ms());
+    match STEADY.load(Ordering::Relaxed) {
+        i64::MIN => {
+            let at_boot = wall_ms() - mono;
+            STEADY
+                .compare_exchange(i64::MIN, at_boot, Ordering::Relaxed, Ordering::Relaxed)
+                .map_or_else(|set| set + mono, |_| at_boot + mono)
+        }
+        at_boot => at_boot + mono,
+    }
+}
+
 /// Now, as a stamp.
 pub fn stamp() -> Stamp {
-    Stamp { wall_ms: wall_ms(), mono_ms: mono_ms(), boot: BOOT.load(Ordering::Relaxed), synced: synced() }
+    let quality = if synced() { Quality::Synced } else { Quality::Unsynced };
+    Stamp { wall_ms: wall_ms(), mono_ms: mono_ms(), boot: BOOT.load(Ordering::Relaxed), quality }
+}
+
+/// A time of the steady clock in this run of the gateway, as a stamp.
+pub fn stamp_of(steady_ms: i64) -> Stamp {
+    let (now, ago) = (stamp(), self::steady_ms().saturating_sub(steady_ms));
+    let mono_ms = now.mono_ms.saturating_add_signed(ago.saturating_neg());
+    Stamp { wall_ms: now.wall_ms.saturating_sub(ago), mono_ms, ..now }
+}
+
+fn millis_of(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 /// Wall clock, milliseconds since 1970-01-01 UTC. (`SystemTime::now` panics on armv7 musl after January 2038; this
@@ -38,6 +97,18 @@ pub fn wall_ms() -> i64 {
 /// Milliseconds since boot, time asleep included.
 pub fn mono_ms() -> u64 {
     u64::try_from(millis(rustix::time::clock_gettime(rustix::time::ClockId::Boottime))).unwrap_or(0)
+}
+
+/// A time of the monotonic clock by the wall clock as it is now: milliseconds since 1970.
+pub fn wall_of(mono_ms: u64) -> i64 {
+    wall_ms().saturating_sub(millis_of(self::mono_ms().saturating_sub(mono_ms)))
+}
+
+/// A time of the kernel's monotonic clock, as GPIO edges have it, as [`mono_ms`] counts: with the time asleep.
+pub fn mono_of(monotonic_ns: u64) -> u64 {
+    let now = millis(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic));
+    let ago = now.saturating_sub(millis_of(monotonic_ns / 1_000_000)).max(0);
+    mono_ms().saturating_sub(ago.unsigned_abs())
 }
 
 fn millis(t: rustix::time::Timespec) -> i64 {

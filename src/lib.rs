@@ -29,7 +29,8 @@
 //!   to the log.
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
-//!   `reader` what consumers see of it, `trim` how it stays small.
+//!   `reader` what consumers see of it, `trim` how it stays small, `eras`
+//!   how it knows times across boots whose clock was wrong.
 //! - [`systems`] has what several components share to reach others: TLS, HTTP, MQTT and Modbus as a client, serial ports; and
 //!   the systems that a configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each
 //!   kind.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use embedded_hal::digital::{Error, ErrorKind, ErrorType, OutputPin};
 use gpiocdev::{
     Request, chip,
-    line::{self, EdgeDetection, EdgeKind, EventClock, Value},
+    line::{self, EdgeDetection, EdgeKind, Value},
     request::Builder,
 };
 use serde::Serialize;
@@ -141,8 +141,6 @@ struct Asked {
     request: AsyncFd<Request>,
     /// For each line its offset, and its place among all.
     lines: Vec<(u32, usize)>,
-    /// Whether its edges carry the wall clock.
-    timed: bool,
 }
 
 impl Held {
@@ -217,7 +215,7 @@ impl Asked {
                 offsets.len()
             )));
         }
-        let ask = |clock: EventClock| {
+        let ask = || {
             let mut builder = builder(path, settings.active_low);
             builder.as_input();
             if let Some(bias) = settings.bias {
@@ -233,18 +231,14 @@ impl Asked {
                     Edges::Falling => EdgeDetection::FallingEdge,
                     Edges::Both => EdgeDetection::BothEdges,
                 });
-                builder.with_event_clock(clock).with_kernel_event_buffer_size(KERNEL_EDGES);
+                builder.with_kernel_event_buffer_size(KERNEL_EDGES);
             }
             if !settings.debounce.is_zero() {
                 builder.with_debounce_period(settings.debounce);
             }
             builder.with_lines(&offsets).request()
         };
-        // Before Linux 5.11 edges have the monotonic clock only; the kernel calls another one wrong.
-        let (request, timed) = match ask(EventClock::Realtime) {
-            Err(error) if settings.edges.is_some() && invalid(&error) => (ask(EventClock::Monotonic), false),
-            asked => (asked, true),
-        };
+        let request = ask();
         let names = || own.iter().map(|(_, n)| format!("`{}`", lines[*n])).collect::<Vec<_>>().join(", ");
         let request =
             request.map_err(|e| LineError(format!("cannot have {}: {}", names(), refused(&e, path, &offsets))))?;
@@ -253,17 +247,14 @@ impl Asked {
             reason = "what replaces it is not safe; a request keeps its descriptor as long as it lives"
         )]
         let request = AsyncFd::new(request).map_err(|e| LineError(format!("cannot wait for {}: {e}", names())))?;
-        Ok(Asked { request, lines: own, timed })
+        Ok(Asked { request, lines: own })
     }
 
     /// An edge of a line that is ours.
     fn edge(&self, edge: &line::EdgeEvent) -> Option<Edge> {
         let line = self.lines.iter().find(|(offset, _)| *offset == edge.offset)?.1;
-        let time_ms = match self.timed {
-            true => i64::try_from(edge.timestamp_ns / 1_000_000).unwrap_or(i64::MAX),
-            false => clock::wall_ms(),
-        };
-        Some(Edge { line, rising: edge.kind == EdgeKind::Rising, time_ms, seq: edge.line_seqno })
+        let mono_ms = clock::mono_of(edge.timestamp_ns);
+        Some(Edge { line, rising: edge.kind == EdgeKind::Rising, mono_ms, seq: edge.line_seqno })
     }
 }
 

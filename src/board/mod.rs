@@ -63,8 +63,8 @@ pub struct Edge {
     pub line: usize,
     /// From inactive to active.
     pub rising: bool,
-    /// When, in milliseconds since 1970: the kernel's own time, or, before Linux 5.11, when it was read.
-    pub time_ms: i64,
+    /// When: the kernel's own time, in milliseconds of the monotonic clock as [`crate::clock::mono_ms`] counts.
+    pub mono_ms: u64,
     /// The line's edges are numbered from 1 since it is held; what the kernel had no room for leaves a gap.
     pub seq: u32,
 }

@@ -112,13 +112,13 @@ async fn watch(asked: Watch) -> anyhow::Result<()> {
 /// Prints what lines do, until they are gone.
 async fn show(lines: &[Line], inputs: &mut dyn Inputs) -> anyhow::Result<()> {
     let width = lines.iter().map(|line| line.to_string().len()).max().unwrap_or(0);
-    let told = |time_ms: i64, line: usize, what: String| {
+    let told = |mono_ms: u64, line: usize, what: String| {
         let line = lines.get(line).map(Line::to_string).unwrap_or_default();
-        print(&format!("{}  {line:width$}  {what}\n", clock::rfc3339(time_ms)))
+        print(&format!("{}  {line:width$}  {what}\n", clock::rfc3339(clock::wall_of(mono_ms))))
     };
     for n in 0..lines.len() {
         let level = inputs.level(n).map_err(|fault| anyhow::anyhow!("{fault}"))?;
-        told(clock::wall_ms(), n, format!("is {}", u8::from(level)))?;
+        told(clock::mono_ms(), n, format!("is {}", u8::from(level)))?;
     }
     let mut numbers = vec![0u32; lines.len()];
     loop {
@@ -128,7 +128,7 @@ async fn show(lines: &[Line], inputs: &mut dyn Inputs) -> anyhow::Result<()> {
         *number = edge.seq;
         let lost = if lost > 0 { format!("  ({lost} lost before)") } else { String::new() };
         let what = if edge.rising { "rising " } else { "falling" };
-        told(edge.time_ms, edge.line, format!("{what}  {}{lost}", edge.seq))?;
+        told(edge.mono_ms, edge.line, format!("{what}  {}{lost}", edge.seq))?;
     }
 }
 

@@ -101,6 +101,10 @@ impl Default for DedupeSettings {
 pub struct TopicSettings {
     /// What is kept after all its readers are done with it; nothing is, without this.
     pub keep: Keep,
+    /// How old its events may get: older ones are not delivered any more, and are counted as expired. Time without power counts
+    /// as far as it is known. Without it, only events that bring a `ttl` of their own expire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
 }
 
 /// What is kept of a topic after all its readers are done with it. The first limit that is reached counts.
@@ -129,6 +133,9 @@ pub struct SourceCommon {
     /// Field of the body that holds the event's key: what it is about, such as the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// Field of the body that says how long after its intake the event is of use: seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
     /// From 0, the lowest, to 7, for alarms.
     #[schemars(range(max = 7))]
     pub priority: u8,
@@ -138,7 +145,7 @@ pub struct SourceCommon {
 
 impl Default for SourceCommon {
     fn default() -> Self {
-        SourceCommon { id: None, time: None, key: None, priority: 4, max_event: Size(256 << 10) }
+        SourceCommon { id: None, time: None, key: None, ttl: None, priority: 4, max_event: Size(256 << 10) }
     }
 }
 

@@ -381,7 +381,9 @@ fn components_are_checked_against_their_kind() {
         ),
         (
             "\"type\": \"timer\", \"listen\": \"x\"".into(),
-            &["sources.hook: unknown field `listen`, expected `id`, `time`, `key`, `priority` or `max_event` (f:1:40)"],
+            &[
+                "sources.hook: unknown field `listen`, expected `id`, `time`, `key`, `ttl`, `priority` or `max_event` (f:1:40)",
+            ],
         ),
         (format!("{listen}, \"priority\": 8"), &["sources.hook.priority: expected 0 to 7, found `8` (f:1:68)"]),
         (
@@ -582,7 +584,7 @@ fn errors_of_all_stages_come_at_once() {
             "sources.a.type: unknown kind `htpp`, did you mean `http`? expected `http` or `timer` (f:4:20)",
             "sources.b.priority: expected 0 to 7, found `9` (f:5:41)",
             "sources.b.priority: the field is given twice (f:5:44)",
-            "sources.b: unknown field `x`, expected `id`, `time`, `key` or `max_event` (f:5:59)",
+            "sources.b: unknown field `x`, expected `id`, `time`, `key`, `ttl` or `max_event` (f:5:59)",
             "sources.b.x: the environment variable `UNSET` is not set (f:5:64)",
             "sources.c.listen: `no port` has no port (f:6:38)",
             "pipelines.p.from[1]: there is no source or pipeline `bb`, did you mean `b`? (f:8:39)",

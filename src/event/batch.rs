@@ -2,10 +2,11 @@
 //!
 //! A record starts with a byte of flags. `0` is a stamp: wall, monotonic, boot, synced; it holds for the records after
 //! it. Otherwise bit 0 is set, and the bits say which fields follow, in this order: own id (1), made id (2), key (3),
-//! time (4), meta (5); then the body. Numbers are LEB128, signed ones zigzag; texts and bodies carry their length.
+//! time (4), meta (5), sample time (6), time to live (7); then the body. The sample time is one of the monotonic clock, the time to
+//! live has seconds. Numbers are LEB128, signed ones zigzag; texts and bodies carry their length.
 
-use super::{Body, Event, Id, Text, json};
-use crate::clock::Stamp;
+use super::{Body, Event, Id, Text, When, json};
+use crate::clock::{Quality, Stamp};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::{ops::Range, sync::Arc};
@@ -15,6 +16,8 @@ const MADE_ID: u8 = 1 << 2;
 const KEY: u8 = 1 << 3;
 const TIME: u8 = 1 << 4;
 const META: u8 = 1 << 5;
+const SAMPLED: u8 = 1 << 6;
+const TTL: u8 = 1 << 7;
 
 /// An id longer than this is refused: it stands in every repeat, header and dead letter.
 pub const MAX_ID: usize = 256;
@@ -30,8 +33,10 @@ pub struct Draft<'a> {
     pub id: Option<&'a str>,
     /// What it is about; may be empty.
     pub key: &'a str,
-    /// When it happened, milliseconds since 1970.
-    pub time: Option<i64>,
+    /// When it happened.
+    pub time: Option<When>,
+    /// Seconds after its intake from which on nobody wants it any more.
+    pub ttl: Option<u32>,
     /// A JSON object, checked by the source that made it, or empty.
     pub meta: &'a [u8],
     /// A JSON object; it is checked here.
@@ -140,16 +145,12 @@ impl Batch {
 
     fn add(&mut self, draft: &Draft<'_>) {
         let start = self.data.len();
-        let flags = 1
-            | flag(draft.id.is_some(), OWN_ID)
-            | flag(!draft.key.is_empty(), KEY)
-            | flag(draft.time.is_some(), TIME)
-            | flag(!draft.meta.is_empty(), META);
+        let flags = 1 | flag(draft.id.is_some(), OWN_ID) | about(draft.key, draft.time, draft.meta, draft.ttl);
         self.data.push(flags);
         if let Some(id) = draft.id {
             put_bytes(&mut self.data, id.as_bytes());
         }
-        self.put_rest(draft.key, draft.time, draft.meta, draft.body);
+        self.put_rest(draft.key, draft.time, draft.meta, draft.ttl, draft.body);
         if let Some(id) = draft.id {
             let digest = Sha256::digest(id.as_bytes());
             let id = digest.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
@@ -166,11 +167,8 @@ impl Batch {
             put_stamp(&mut self.data, &event.stamp);
         }
         let own = matches!(event.id, Id::Own(_));
-        let flags = 1
-            | if own { OWN_ID } else { MADE_ID }
-            | flag(!event.key.as_str().is_empty(), KEY)
-            | flag(event.time.is_some(), TIME)
-            | flag(!event.meta.is_empty(), META);
+        let flags =
+            1 | if own { OWN_ID } else { MADE_ID } | about(event.key.as_str(), event.time, &event.meta, event.ttl);
         self.data.push(flags);
         match &event.id {
             Id::Own(text) => put_bytes(&mut self.data, text.as_str().as_bytes()),
@@ -179,19 +177,24 @@ impl Batch {
                 put(&mut self.data, *seq);
             }
         }
-        self.put_rest(event.key.as_str(), event.time, &event.meta, &event.body.to_bytes());
+        self.put_rest(event.key.as_str(), event.time, &event.meta, event.ttl, &event.body.to_bytes());
         self.count += 1;
     }
 
-    fn put_rest(&mut self, key: &str, time: Option<i64>, meta: &[u8], body: &[u8]) {
+    fn put_rest(&mut self, key: &str, time: Option<When>, meta: &[u8], ttl: Option<u32>, body: &[u8]) {
         if !key.is_empty() {
             put_bytes(&mut self.data, key.as_bytes());
         }
-        if let Some(ms) = time {
-            put(&mut self.data, zigzag(ms));
+        match time {
+            Some(When::Told(ms)) => put(&mut self.data, zigzag(ms)),
+            Some(When::Sampled(ms)) => put(&mut self.data, ms),
+            None => {}
         }
         if !meta.is_empty() {
             put_bytes(&mut self.data, meta);
+        }
+        if let Some(seconds) = ttl {
+            put(&mut self.data, u64::from(seconds));
         }
         put_bytes(&mut self.data, body);
     }
@@ -207,6 +210,15 @@ impl Batch {
         kept.data.extend_from_slice(&self.data[from..]);
         kept
     }
+}
+
+/// The flags of what stands between id and body.
+fn about(key: &str, time: Option<When>, meta: &[u8], ttl: Option<u32>) -> u8 {
+    flag(!key.is_empty(), KEY)
+        | flag(matches!(time, Some(When::Told(_))), TIME)
+        | flag(matches!(time, Some(When::Sampled(_))), SAMPLED)
+        | flag(!meta.is_empty(), META)
+        | flag(ttl.is_some(), TTL)
 }
 
 fn flag(set: bool, bit: u8) -> u8 {
@@ -236,7 +248,7 @@ pub(crate) fn put_stamp(out: &mut Vec<u8>, stamp: &Stamp) {
     put(out, zigzag(stamp.wall_ms));
     put(out, stamp.mono_ms);
     put(out, u64::from(stamp.boot));
-    out.push(u8::from(stamp.synced));
+    out.push(stamp.quality as u8);
 }
 
 /// Where a run of records was stored.
@@ -292,7 +304,13 @@ impl<'a> Records<'a> {
     fn stamp(&mut self) -> Option<Stamp> {
         let wall_ms = self.signed()?;
         let (mono_ms, boot) = (self.number()?, self.number()? as u32);
-        Some(Stamp { wall_ms, mono_ms, boot, synced: self.byte()? != 0 })
+        let quality = match self.byte()? {
+            0 => Quality::Unsynced,
+            2 => Quality::Restamped,
+            3 => Quality::Estimated,
+            _ => Quality::Synced,
+        };
+        Some(Stamp { wall_ms, mono_ms, boot, quality })
     }
 
     fn event(&mut self, flags: u8) -> Option<Event> {
@@ -304,8 +322,15 @@ impl<'a> Records<'a> {
             Id::Made { store: self.place.store, lane: self.place.lane, seq: self.seq }
         };
         let key = if flags & KEY != 0 { Text::from_bytes(self.slice()?) } else { Text::default() };
-        let time = if flags & TIME != 0 { Some(self.signed()?) } else { None };
+        let time = if flags & TIME != 0 {
+            Some(When::Told(self.signed()?))
+        } else if flags & SAMPLED != 0 {
+            Some(When::Sampled(self.number()?))
+        } else {
+            None
+        };
         let meta = if flags & META != 0 { self.slice()? } else { Bytes::new() };
+        let ttl = if flags & TTL != 0 { u32::try_from(self.number()?).ok() } else { None };
         let body = Body::trusted(self.slice()?);
         let Place { topic, priority, lane, .. } = self.place;
         let event = Event {
@@ -317,6 +342,8 @@ impl<'a> Records<'a> {
             priority: *priority,
             time,
             stamp: self.stamp,
+            ttl,
+            expires: i64::MAX,
             meta,
             body,
         };

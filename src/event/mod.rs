@@ -67,6 +67,16 @@ impl Id {
     }
 }
 
+/// When an event happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// As the device says: milliseconds since 1970.
+    Told(i64),
+    /// When the gateway sampled it: milliseconds of the monotonic clock, in the boot of the intake. So it is right also where
+    /// the wall clock was set only later.
+    Sampled(u64),
+}
+
 /// One observation.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -81,10 +91,14 @@ pub struct Event {
     pub key: Text,
     /// 0 to 7, 7 is the most urgent.
     pub priority: u8,
-    /// When it happened, as its source says, in milliseconds since 1970.
-    pub time: Option<i64>,
+    /// When it happened, as its source says.
+    pub time: Option<When>,
     /// When the gateway took it in.
     pub stamp: Stamp,
+    /// Seconds after its intake from which on nobody wants it any more, as its source says.
+    pub ttl: Option<u32>,
+    /// When it expires, by this or by its topic, in milliseconds of the steady clock; `i64::MAX`: never.
+    pub expires: i64,
     /// What the source knows besides the body (MQTT topic, client, user properties): a JSON object, or empty.
     pub meta: Bytes,
     /// The observation itself: a JSON object.
@@ -110,18 +124,32 @@ impl Event {
             priority: 4,
             time: None,
             stamp: Stamp { wall_ms: now, ..Stamp::default() },
+            ttl: None,
+            expires: i64::MAX,
             meta: Bytes::new(),
             body,
         }
     }
 
-    /// When it happened, or, where the source does not say, when it was taken in.
+    /// Whether it is too old to be delivered.
+    pub fn is_expired(&self) -> bool {
+        self.expires != i64::MAX && self.expires <= clock::steady_ms()
+    }
+
+    /// When it happened, or, where the source does not say, when it was taken in: milliseconds since 1970.
     pub fn happened(&self) -> i64 {
-        self.time.unwrap_or(self.stamp.wall_ms)
+        match self.time {
+            None => self.stamp.wall_ms,
+            Some(When::Told(ms)) => ms,
+            Some(When::Sampled(mono)) => {
+                let before = i64::try_from(self.stamp.mono_ms.saturating_sub(mono)).unwrap_or(i64::MAX);
+                self.stamp.wall_ms.saturating_sub(before)
+            }
+        }
     }
 
     /// Writes the event with its envelope as one JSON object, without a line end:
-    /// `{"id":…,"topic":…,"key":…,"priority":…,"time":…,"intake":…,"meta":{…},"body":{…}}`.
+    /// `{"id":…,"topic":…,"key":…,"priority":…,"time":…,"intake":…,"time_quality":…,"meta":{…},"body":{…}}`.
     pub fn write_envelope(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"id\":");
         walk::write_string(&self.id.text(), out);
@@ -135,7 +163,7 @@ impl Event {
         out.extend_from_slice(clock::rfc3339(self.happened()).as_bytes());
         out.extend_from_slice(b"\",\"intake\":\"");
         out.extend_from_slice(clock::rfc3339(self.stamp.wall_ms).as_bytes());
-        out.extend_from_slice(format!("\",\"synced\":{}", self.stamp.synced).as_bytes());
+        out.extend_from_slice(format!("\",\"time_quality\":\"{}\"", self.stamp.quality.name()).as_bytes());
         if !self.meta.is_empty() {
             out.extend_from_slice(b",\"meta\":");
             out.extend_from_slice(&self.meta);

@@ -1,7 +1,7 @@
 //! Sources and sinks, and where sources hand their events over.
 
 use crate::{
-    event::{Batch, Draft, Event, Path, Unfit, walk::Json},
+    event::{Batch, Draft, Event, Path, Unfit, When, walk::Json},
     fault::Fault,
     store::{Append, Placed, Put, Refusal, Step, Store},
 };
@@ -41,10 +41,11 @@ pub trait Sink: Send {
 /// What the configuration of a source says about every event of it.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
-    /// Where in the body the producer's id, the time and the key stand.
+    /// Where in the body the producer's id, the time, the key and the seconds to live stand.
     pub id: Option<Path>,
     pub time: Option<Path>,
     pub key: Option<Path>,
+    pub ttl: Option<Path>,
     pub priority: u8,
     /// Bytes that a body may have.
     pub max_event: usize,
@@ -90,11 +91,11 @@ impl Intake {
     /// Adds an event to a batch, after checking it. Id, time and key come from the body where the configuration says
     /// where they stand, else from the draft.
     pub fn push(&self, batch: &mut Batch, draft: &Draft<'_>) -> Result<(), Unfit> {
-        let Fields { id, time, key, max_event, .. } = &*self.fields;
+        let Fields { id, time, key, ttl, max_event, .. } = &*self.fields;
         if draft.body.len() > *max_event {
             return Err(Unfit::TooLong { part: "body", size: draft.body.len(), limit: *max_event });
         }
-        if id.is_none() && time.is_none() && key.is_none() {
+        if [id, time, key, ttl].into_iter().all(Option::is_none) {
             return batch.push(draft);
         }
         if crate::event::json::check(draft.body)? != crate::event::json::Kind::Object {
@@ -110,7 +111,8 @@ impl Intake {
         batch.push_checked(&Draft {
             id: id.as_deref().or(draft.id),
             key: key.as_deref().unwrap_or(draft.key),
-            time: time.or(draft.time),
+            ttl: find(ttl).map(text).and_then(|text| seconds(&text)).or(draft.ttl),
+            time: time.map(When::Told).or(draft.time),
             ..*draft
         })
     }
@@ -131,4 +133,9 @@ impl Intake {
         let placed = self.store.commit(Step { appends: vec![append], state, ..Step::default() }).await?;
         placed.into_iter().next().ok_or(Refusal::Closed)
     }
+}
+
+/// A number of seconds as a device sends it; what is none, or negative, says nothing.
+fn seconds(text: &str) -> Option<u32> {
+    text.parse::<f64>().ok().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u32)
 }

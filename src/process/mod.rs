@@ -50,7 +50,8 @@ pub const KINDS: &[Kind<dyn Process>] = &[
 
 /// What expressions see of an event: `event` is the body. `meta` is what the source says of the event (the MQTT `topic`,
 /// for instance), and for all other names the envelope: `id`, `topic`, `key`, `priority`, `time` and `intake` in
-/// milliseconds since 1970, `synced`.
+/// milliseconds since 1970, and `time_quality`, how far these can be trusted: `synced`, `restamped` (worked out when the clock
+/// was set), `estimated` or `unsynced`.
 impl Scope for Event {
     fn event(&self) -> &Body {
         &self.body
@@ -67,7 +68,7 @@ impl Scope for Event {
             "priority" => Value::Int(self.priority.into()),
             "time" => Value::Int(self.happened()),
             "intake" => Value::Int(self.stamp.wall_ms),
-            "synced" => Value::Bool(self.stamp.synced),
+            "time_quality" => Value::Str(self.stamp.quality.name().into()),
             _ => return None,
         })
     }
@@ -87,7 +88,6 @@ fn rejected(place: impl fmt::Display, cause: impl fmt::Display) -> Fault {
 mod tests {
     use super::*;
     use crate::{
-        clock::Stamp,
         event::{Id, Text},
         kind::{Cx, Memory, Params},
         systems::Systems,
@@ -96,16 +96,10 @@ mod tests {
     pub fn event(body: &str) -> Event {
         let body = Body::parse(bytes::Bytes::copy_from_slice(body.as_bytes())).unwrap();
         Event {
-            id: Id::Own(Text::from("e-1")),
-            topic: "barn".into(),
-            lane: 0,
             seq: 1,
             key: Text::from("k"),
-            priority: 4,
-            time: None,
-            stamp: Stamp { wall_ms: 1000, ..Stamp::default() },
             meta: bytes::Bytes::from_static(br#"{"client":"c-1","key":"of the source"}"#),
-            body,
+            ..Event::made("e-1".into(), "barn".into(), 1000, body)
         }
     }
 
@@ -299,7 +293,7 @@ mod tests {
             ("meta.priority", "4"),
             ("meta.time", "1000"),
             ("meta.intake", "1000"),
-            ("meta.synced", "false"),
+            ("meta.time_quality", "\"unsynced\""),
             ("has(meta.other)", "false"),
         ] {
             let event = event(r#"{"a":1}"#);

@@ -54,9 +54,9 @@ struct Drain {
 }
 
 impl Flow {
-    /// Pipelines and sinks by the wall clock.
+    /// Pipelines and sinks by the steady clock.
     pub fn new(pipelines: Vec<PipelinePlan<dyn Process>>, sinks: Vec<SinkPlan<dyn Sink>>) -> Flow {
-        Flow::by(Time::Wall, None, pipelines, sinks)
+        Flow::by(Time::Steady, None, pipelines, sinks)
     }
 
     /// Pipelines by a clock that stands at `now`, in milliseconds since 1970, until [`Flow::advance`], and with a stand-in
@@ -144,7 +144,10 @@ impl Flow {
         let place = Place { store: self.store, lane: 0, topic: topic.clone(), priority };
         let first = self.seq.fetch_add(u64::from(batch.count), Ordering::Relaxed);
         let mut records = Records::new(&data, &place, first);
-        let stamp = clock::Stamp { wall_ms: self.time.now(), ..clock::stamp() };
+        let stamp = match &self.time {
+            Time::Steady => clock::stamp(),
+            Time::Still(now) => clock::Stamp { wall_ms: now.load(Ordering::Relaxed), ..clock::stamp() },
+        };
         std::iter::from_fn(|| records.next()).map(|event| Event { stamp, ..event }).collect()
     }
 }

@@ -80,7 +80,7 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         Some(flow)
     } else {
         start_sinks(plan.sinks, &store, &links, &fatal, &stopping, &mut outlets).await?;
-        let around = Around { time: Time::Wall, links: links.clone(), stand_in: None };
+        let around = Around { time: Time::Steady, links: links.clone(), stand_in: None };
         let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
         meters.extend(chains.iter().map(|chain| (chain.name.clone(), chain.meters().cloned().collect())));
         beats.extend(chains.iter().map(|chain| (chain.name.clone(), chain.beat.clone())));
@@ -212,6 +212,7 @@ fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
             ids: usize::try_from(dedupe.ids).unwrap_or(usize::MAX),
         },
         keep: settings.topics.iter().map(|(name, topic)| (name.clone(), keep(topic))).collect(),
+        ttl: settings.topics.iter().filter_map(|(name, topic)| Some((name.clone(), topic.ttl?.0))).collect(),
         ..Options::default()
     };
     let place = path.map_or_else(|| "memory".into(), |p| p.display().to_string());
@@ -227,6 +228,7 @@ fn fields(source: &SourcePlan<dyn Source>) -> anyhow::Result<Fields> {
         id: path(&common.id)?,
         time: path(&common.time)?,
         key: path(&common.key)?,
+        ttl: path(&common.ttl)?,
         priority: common.priority,
         max_event: common.max_event.bytes(),
     })

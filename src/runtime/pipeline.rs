@@ -95,6 +95,11 @@ impl Pipeline {
         let mut events = lot.events.into_iter();
         let done = loop {
             let Some(event) = events.next() else { break true };
+            if event.is_expired() {
+                to = event.seq + 1;
+                made.moved(self.consumer, lane, to).expired += 1;
+                continue;
+            }
             if to > from && self.is_enough(begun, &made) {
                 break false;
             }

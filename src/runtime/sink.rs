@@ -38,8 +38,8 @@ pub(super) struct Outlet {
 
 /// What became of a delivery.
 enum Outcome {
-    /// All of it is elsewhere or dead; these are the dead.
-    Done(Vec<Dead>),
+    /// All of it is elsewhere, dead or expired: the dead, and of the expired their indexes.
+    Done(Vec<Dead>, Vec<usize>),
     /// The gateway stops, or cannot go on.
     Stopped,
 }
@@ -80,7 +80,7 @@ impl Outlet {
             };
             match self.deliver(&gathered.events, &mut backoff, &mut stop).await {
                 Outcome::Stopped => break,
-                Outcome::Done(dead) => gathered.bury(dead),
+                Outcome::Done(dead, expired) => gathered.bury(dead, &expired),
             }
             let step = Step { moves: gathered.moves.into_values().collect(), dead: gathered.dead, ..Step::default() };
             if self.store.ride(step).is_err() {
@@ -92,10 +92,20 @@ impl Outlet {
 
     /// Delivers all events, the halves of a refused batch one after another.
     async fn deliver(&mut self, events: &[Event], backoff: &mut Backoff, stop: &mut watch::Receiver<bool>) -> Outcome {
-        let mut dead = Vec::new();
+        let (mut dead, mut expired) = (Vec::new(), Vec::new());
         let mut ranges: Vec<_> = std::iter::once(0..events.len()).collect();
-        while let Some(range) = ranges.pop().filter(|r| !r.is_empty()) {
+        while let Some(range) = ranges.pop() {
             let part = &events[range.clone()];
+            // Looked at before each attempt: an upstream may be away for long.
+            if let Some(at) = part.iter().position(Event::is_expired) {
+                let at = range.start + at;
+                expired.push(at);
+                ranges.extend([at + 1..range.end, range.start..at]);
+                continue;
+            }
+            if part.is_empty() {
+                continue;
+            }
             let result = tokio::select! {
                 result = self.sink.deliver(part) => result,
                 () = last_call(stop) => return Outcome::Stopped,
@@ -122,7 +132,7 @@ impl Outlet {
                 }
             }
         }
-        Outcome::Done(dead)
+        Outcome::Done(dead, expired)
     }
 
     /// Waits before the next attempt; `None` if there is none.
@@ -196,8 +206,13 @@ impl Gathered {
         self.events.extend(lot.events);
     }
 
-    /// Counts dead letters towards the lane that each event came from.
-    fn bury(&mut self, dead: Vec<Dead>) {
+    /// Counts dead letters and expired events towards the lane that each came from.
+    fn bury(&mut self, dead: Vec<Dead>, expired: &[usize]) {
+        for event in expired.iter().filter_map(|at| self.events.get(*at)) {
+            if let Some(moved) = self.moves.get_mut(&event.lane) {
+                moved.expired += 1;
+            }
+        }
         for letter in &dead {
             let lane = self.events.iter().find(|e| e.seq == letter.seq && *e.topic == *letter.topic).map(|e| e.lane);
             if let Some(moved) = lane.and_then(|lane| self.moves.get_mut(&lane)) {

@@ -2,6 +2,7 @@
 
 use super::chain::{Effect, Failure};
 use crate::{
+    clock,
     config::OnFail,
     event::{Batch, Event},
     store::{Append, Dead, Move, Step},
@@ -75,7 +76,12 @@ impl Made {
     }
 
     fn push(&mut self, topic: &Arc<str>, event: &Event) {
-        self.outputs.entry((topic.clone(), event.priority)).or_default().push_event(event);
+        let batch = self.outputs.entry((topic.clone(), event.priority)).or_default();
+        match event.stamp.boot {
+            // A process made it, and knows the steady clock only.
+            0 => batch.push_event(&Event { stamp: clock::stamp_of(event.stamp.wall_ms), ..event.clone() }),
+            _ => batch.push_event(event),
+        }
     }
 }
 

@@ -180,7 +180,7 @@ impl Bench {
         store.consumer("test", &[Arc::from(name)], Start::Oldest).await.unwrap();
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let around = Around { time: Time::Wall, links: Links::default(), stand_in: None };
+        let around = Around { time: Time::Steady, links: Links::default(), stand_in: None };
         let chains = in_order(Chain::parts(plan(name, &pipeline), &around));
         let finish = super::start_pipelines(chains, &store, &stopping, &mut tasks).await.unwrap();
         Bench { dir, name, pipeline, store, stop, finish, tasks }
@@ -369,7 +369,7 @@ async fn every_pipeline_is_known_before_the_first_one_writes() {
     let append = Append { topic: "in".into(), priority: 4, batch };
     let step = Step { appends: vec![append], state: (0..100_000).map(remembered).collect(), ..Step::default() };
     store.commit(step).await.unwrap();
-    let around = Around { time: Time::Wall, links: Links::default(), stand_in: None };
+    let around = Around { time: Time::Steady, links: Links::default(), stand_in: None };
     let pipelines = plans(
         r#""a": { "from": ["in"], "processes": [] }, "x": { "from": ["in"], "processes": [{ "type": "count" }] },
            "y": { "from": ["in"], "processes": [] },

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-/// The wall clock, or one that stands still until somebody moves it or waits.
+/// The steady clock, or one that stands still until somebody moves it or waits.
 #[derive(Clone)]
 pub(super) enum Time {
-    Wall,
+    Steady,
     Still(Arc<AtomicI64>),
 }
 
@@ -20,7 +20,7 @@ impl Time {
     /// Now, in milliseconds since 1970.
     pub fn now(&self) -> i64 {
         match self {
-            Time::Wall => clock::wall_ms(),
+            Time::Steady => clock::steady_ms(),
             Time::Still(now) => now.load(Ordering::Relaxed),
         }
     }
@@ -28,7 +28,7 @@ impl Time {
     /// Until that much later. A still clock is moved on.
     pub async fn wait(&self, time: Duration) {
         match self {
-            Time::Wall => tokio::time::sleep(time).await,
+            Time::Steady => tokio::time::sleep(time).await,
             Time::Still(now) => {
                 let ms = i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
                 now.fetch_add(ms, Ordering::Relaxed);

@@ -48,6 +48,7 @@ struct Slot {
 }
 
 enum Work {
+    Expired,
     Waiting(Event),
     Outside(Event),
     Done(Event, Front),
@@ -60,6 +61,7 @@ impl Slot {
         match &self.work {
             Work::Waiting(event) | Work::Outside(event) | Work::Done(event, _) => event.body.size() + event.meta.len(),
             Work::Broken(_, stored) => stored.len(),
+            Work::Expired => 0,
         }
     }
 }
@@ -121,7 +123,11 @@ impl Window {
         if let Some(stored) = lot.broken {
             self.slots.push_back(Slot { lane, to: lot.to, work: Work::Broken(lot.from, stored) });
         }
-        let slots = lot.events.into_iter().map(|event| Slot { lane, to: event.seq + 1, work: Work::Waiting(event) });
+        let slots = lot.events.into_iter().map(|event| Slot {
+            lane,
+            to: event.seq + 1,
+            work: if event.is_expired() { Work::Expired } else { Work::Waiting(event) },
+        });
         self.slots.extend(slots);
         // What lies after the last event of a lot, if anything, holds none.
         if let Some(last) = self.slots.back_mut().filter(|slot| slot.lane == lane) {
@@ -169,7 +175,10 @@ impl Window {
 
     /// How many of the foremost are through.
     fn done(&self) -> usize {
-        self.slots.iter().take_while(|slot| matches!(slot.work, Work::Done(..) | Work::Broken(..))).count()
+        self.slots
+            .iter()
+            .take_while(|slot| matches!(slot.work, Work::Done(..) | Work::Broken(..) | Work::Expired))
+            .count()
     }
 
     /// Runs the foremost through the rest of the chain and commits; if the store refuses, they stay.
@@ -185,6 +194,11 @@ impl Window {
                 Work::Broken(from, stored) => {
                     made.moved(consumer, slot.lane, slot.to).dead += slot.to - from;
                     made.broken(&self.pipeline.chain.name, *from, slot.to, stored.clone());
+                    through += 1;
+                    continue;
+                }
+                Work::Expired => {
+                    made.moved(consumer, slot.lane, slot.to).expired += 1;
                     through += 1;
                     continue;
                 }

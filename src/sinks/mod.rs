@@ -38,7 +38,7 @@ fn lines(batch: &[Event], envelope: bool) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::{
-        event::{Batch, Draft},
+        event::{Batch, Draft, When},
         kind::{Params, Scope},
         store::{Append, Options, Start, Step, Store},
     };
@@ -50,7 +50,9 @@ mod tests {
         let consumer = store.consumer("test", &topics, Start::Oldest).await.unwrap();
         let mut batch = Batch::default();
         for body in bodies {
-            batch.push(&Draft { key: "k", time: Some(0), body: body.as_bytes(), ..Draft::default() }).unwrap();
+            batch
+                .push(&Draft { key: "k", time: Some(When::Told(0)), body: body.as_bytes(), ..Draft::default() })
+                .unwrap();
         }
         let append = Append { topic: "in".into(), priority: 4, batch };
         store.commit(Step { appends: vec![append], ..Step::default() }).await.unwrap();

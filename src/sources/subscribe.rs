@@ -102,7 +102,7 @@ impl Taken {
             write_string(form, &mut meta);
         }
         meta.push(b'}');
-        let draft = Draft { id: None, key: topic, time: None, meta: &meta, body };
+        let draft = Draft { key: topic, meta: &meta, body, ..Draft::default() };
         if let Err(unfit) = intake.push(&mut self.batch, &draft) {
             self.bytes += message.len().max(1);
             self.dead.push(Dead {

@@ -1,14 +1,19 @@
 //! What is where: lanes, consumers and their cursors, as the writer knows them and as everybody else may see them.
 
-use super::rows::Chunk;
+use super::{Options, eras::Eras, rows::Chunk};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 use tokio::sync::Notify;
 
 /// Fresh batches stay in memory up to this many bytes a lane, so that who keeps up never reads the disk.
 const TAIL_BYTES: usize = 2 << 20;
+
+pub(super) fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
 
 /// A topic at one priority: a run of sequence numbers without holes.
 #[derive(Clone, Debug)]
@@ -101,17 +106,26 @@ pub(super) struct View {
     waiters: HashMap<Arc<str>, Vec<Waiter>>,
     pub commits: u64,
     pub used: u64,
+    pub eras: Arc<Eras>,
 }
 
 /// What is committed, for everybody.
 pub(super) struct Shared {
     pub store: u64,
+    /// By topic, how old its events may get, in milliseconds.
+    ttl: BTreeMap<String, i64>,
     view: Mutex<View>,
 }
 
 impl Shared {
-    pub fn new(store: u64, index: Index) -> Self {
-        Shared { store, view: Mutex::new(View { index, ..View::default() }) }
+    pub fn new(store: u64, options: &Options, index: Index, eras: &Eras) -> Self {
+        let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis(*ttl))).collect();
+        Shared { store, ttl, view: Mutex::new(View { index, eras: Arc::new(eras.clone()), ..View::default() }) }
+    }
+
+    /// How old events of a topic may get, in milliseconds.
+    pub fn ttl(&self, topic: &str) -> i64 {
+        self.ttl.get(topic).copied().unwrap_or(i64::MAX)
     }
 
     pub fn view(&self) -> MutexGuard<'_, View> {

@@ -8,7 +8,6 @@ use super::{
     seen::Seen,
     trim,
 };
-use crate::clock;
 use rusqlite::{Connection, ErrorCode, params};
 
 pub(super) fn unreadable(error: &rusqlite::Error) -> bool {
@@ -23,14 +22,6 @@ pub(super) fn identity(db: &Connection, highest: &Highest) -> Result<(u64, u64),
     db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('base', ?1)", [base])?;
     let read = |key: &str| db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get::<_, i64>(0));
     Ok((read("store")?.unsigned_abs(), read("base")?.unsigned_abs()))
-}
-
-pub(super) fn register_boot(db: &Connection) -> Result<u32, OpenError> {
-    db.execute("INSERT INTO boot (id, at) VALUES (?1, ?2)", params![clock::boot_id(), clock::wall_ms()])?;
-    let n = db.last_insert_rowid();
-    // A gateway that restarts every minute for a year makes half a million rows; events older than that are gone.
-    db.execute("DELETE FROM boot WHERE n <= ?1", [n - 100_000])?;
-    Ok(u32::try_from(n).unwrap_or(u32::MAX))
 }
 
 pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), OpenError> {

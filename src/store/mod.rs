@@ -5,6 +5,7 @@
 //! serves them all, and answers after it. Readers see what is committed, from memory while it is fresh.
 
 mod consumers;
+mod eras;
 mod highest;
 mod lane;
 mod load;
@@ -45,6 +46,8 @@ pub struct Options {
     pub window: Window,
     /// By topic, what is kept after every consumer has passed it.
     pub keep: BTreeMap<String, Keep>,
+    /// By topic, how old its events may get that a consumer has not passed.
+    pub ttl: BTreeMap<String, Duration>,
 }
 
 impl Default for Options {
@@ -56,6 +59,7 @@ impl Default for Options {
             waiting: 4 << 20,
             window: Window { ms: 3_600_000, ids: 65_536 },
             keep: BTreeMap::new(),
+            ttl: BTreeMap::new(),
         }
     }
 }
@@ -145,6 +149,7 @@ impl Step {
                     known.to = known.to.max(m.to);
                     known.dead += m.dead;
                     known.evicted += m.evicted;
+                    known.expired += m.expired;
                     known.stopped += m.stopped;
                 }
                 None => self.moves.push(m),
@@ -171,9 +176,11 @@ pub struct Move {
     pub consumer: u32,
     pub lane: u16,
     pub to: u64,
-    /// Of these, how many went to the dead letters, were passed over by retention or a limit; the rest was delivered.
+    /// Of these, how many went to the dead letters, were passed over by retention or a limit, or expired; the rest was
+    /// delivered.
     pub dead: u64,
     pub evicted: u64,
+    pub expired: u64,
     /// Of the delivered, how many ended in the pipeline.
     pub stopped: u64,
 }

@@ -2,12 +2,16 @@
 
 use super::{
     Refusal,
+    eras::Eras,
     lane::Shared,
     rows::{self, Chunk, Read},
 };
-use crate::event::{
-    Event,
-    batch::{Pause, Place, Records},
+use crate::{
+    clock,
+    event::{
+        Event,
+        batch::{Pause, Place, Records},
+    },
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,6 +33,8 @@ pub struct Lot {
 
 struct Position {
     place: Place,
+    /// How old its events may get, in milliseconds.
+    ttl: i64,
     next: u64,
     ahead: VecDeque<Chunk>,
     /// Where the first of `ahead` was left, if it was begun.
@@ -97,7 +103,8 @@ impl Reader {
             position.next = chunks.first().map_or(oldest, |c| c.first).max(seq);
             position.ahead = chunks.into();
         }
-        Ok(self.lanes.get_mut(&lane).and_then(|position| position.take(lane, max, bytes)))
+        let eras = self.shared.view().eras.clone();
+        Ok(self.lanes.get_mut(&lane).and_then(|position| position.take(lane, max, bytes, &eras)))
     }
 
     /// Whether nothing is left to read.
@@ -160,13 +167,14 @@ impl Reader {
             });
             let place =
                 Place { store: self.shared.store, lane: *id, topic: lane.topic.clone(), priority: lane.priority };
-            self.lanes.insert(*id, Position { place, next, ahead: VecDeque::new(), pause: None });
+            let ttl = self.shared.ttl(&lane.topic);
+            self.lanes.insert(*id, Position { place, ttl, next, ahead: VecDeque::new(), pause: None });
         }
     }
 }
 
 impl Position {
-    fn take(&mut self, lane: u16, max: usize, bytes: usize) -> Option<Lot> {
+    fn take(&mut self, lane: u16, max: usize, bytes: usize, eras: &Eras) -> Option<Lot> {
         let mut lot = Lot { lane, from: self.next, to: self.next, events: Vec::new(), broken: None };
         let mut size = 0;
         while let Some(chunk) = self.ahead.front() {
@@ -188,10 +196,12 @@ impl Position {
                 lot.to = chunk.end();
             }
             while lot.to < chunk.end() && lot.events.len() < max && size < bytes {
-                let Some(event) = records.next() else {
+                let Some(mut event) = records.next() else {
                     lot.to = chunk.end(); // cannot happen while the CRC holds; never loop on it
                     break;
                 };
+                event.expires = expiry(&event, self.ttl, eras);
+                eras.mend(&mut event.stamp);
                 size += event.body.size() + event.meta.len();
                 lot.to = records.seq();
                 lot.events.push(event);
@@ -205,4 +215,14 @@ impl Position {
         self.next = lot.to;
         (lot.to > lot.from).then_some(lot)
     }
+}
+
+/// When an event is too old for everybody, by the steady clock.
+fn expiry(event: &Event, ttl: i64, eras: &Eras) -> i64 {
+    let ttl = event.ttl.map_or(ttl, |seconds| ttl.min(i64::from(seconds) * 1000));
+    if ttl == i64::MAX {
+        return i64::MAX;
+    }
+    let age = eras.age(&event.stamp, clock::mono_ms());
+    clock::steady_ms().saturating_sub(age).saturating_add(ttl)
 }

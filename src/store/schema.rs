@@ -35,6 +35,13 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE boot (n INTEGER PRIMARY KEY, id TEXT NOT NULL, at INTEGER NOT NULL);
     -- store: the random number in made ids; base: where the numbers of a new lane begin.
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
+", "
+    -- steady: the steady clock at the machine's boot; aged: as that, for ages, see `eras`; wall: the wall clock then, known once it was set; last: the latest
+    -- monotonic time known. All in ms. Ages (`batch.at`, `seen.at`, timers) are by the steady clock from here on.
+    ALTER TABLE boot ADD COLUMN steady INTEGER;
+    ALTER TABLE boot ADD COLUMN aged INTEGER;
+    ALTER TABLE boot ADD COLUMN wall INTEGER;
+    ALTER TABLE boot ADD COLUMN last INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// Opens the writer's connection and brings the file up to date.

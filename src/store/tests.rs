@@ -174,8 +174,8 @@ async fn a_newer_or_foreign_file_is_refused_untouched_and_a_broken_one_is_set_as
     let set = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
     let refused = || Store::open(Options { path: Some(path.clone()), ..Options::default() }).err().unwrap();
     set("PRAGMA user_version=99");
-    assert!(matches!(refused(), OpenError::Newer { found: 99, known: 1 }));
-    set("PRAGMA user_version=1; PRAGMA application_id=7");
+    assert!(matches!(refused(), OpenError::Newer { found: 99, known: 2 }));
+    set("PRAGMA user_version=2; PRAGMA application_id=7");
     assert!(matches!(refused(), OpenError::Foreign));
     assert_eq!(rows(&path), 1);
 
@@ -365,4 +365,40 @@ async fn a_consumer_without_a_move_is_no_intake() {
     let large = || append("p", batch(&[&format!(r#"{{"x":"{}"}}"#, "y".repeat(5 << 20))]));
     store.commit(Step { inner: true, ..large() }).await.unwrap();
     assert!(matches!(store.commit(large()).await, Err(Refusal::TooLarge { .. })));
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_counted_and_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let ttl = [("short".to_owned(), Duration::from_millis(1)), ("long".to_owned(), Duration::from_secs(3600))];
+    let options = Options { path: Some(dir.path().join("t.db")), ttl: ttl.into(), ..Options::default() };
+    let store = Store::open(options).unwrap();
+    let names = topics(&["short", "long", "own"]);
+    let consumer = store.consumer("cloud", &names, Start::Oldest).await.unwrap();
+    let mut reader = store.reader(consumer, &names);
+    store.commit(append("short", batch(&["{}", "{}"]))).await.unwrap();
+    store.commit(append("long", batch(&["{}"]))).await.unwrap();
+    let mut own = Batch::default();
+    for seconds in [Some(0), Some(3600), None] {
+        own.push(&Draft { ttl: seconds, body: b"{}", ..Draft::default() }).unwrap();
+    }
+    store.commit(append("own", own)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let mut expired = Vec::new();
+    while let Some(lot) = reader.poll(9, 1 << 20).await.unwrap() {
+        expired.extend(lot.events.iter().map(|event| (event.topic.to_string(), event.is_expired())));
+    }
+    let want = [("short", true), ("short", true), ("long", false), ("own", true), ("own", false), ("own", false)];
+    assert_eq!(expired, want.map(|(topic, expired)| (topic.to_owned(), expired)));
+    // Nobody has to read them for them to go.
+    let row = |topic: &str| store.ledger().into_iter().find(|row| row.topic == topic).unwrap();
+    for _ in 0..100 {
+        store.commit(append("long", batch(&["{}"]))).await.unwrap();
+        if row("short").expired == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((row("short").expired, row("short").queued, row("short").delivered), (2, 0, 0));
+    assert_eq!((row("long").expired, row("own").expired), (0, 0));
 }

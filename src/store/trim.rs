@@ -2,12 +2,15 @@
 
 use super::{
     Keep, Options,
-    lane::{Index, View},
+    lane::{Index, Lane, View, millis},
     rows::{key, seq_of},
     schema,
 };
 use rusqlite::{Connection, params};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 /// Rows looked at in one go, a lane: bounds how long one commit takes.
 const ROWS: i64 = 512;
@@ -32,18 +35,21 @@ fn older(than_ms: u128, then: Option<Instant>) -> bool {
 }
 
 impl Trimmer {
-    /// Deletes, in the open transaction, rows that everybody passed. Gives the lanes that changed.
+    /// Deletes, in the open transaction, rows that everybody passed or that are too old, at `now` by the steady clock. Gives
+    /// the lanes that changed, and notes the cursors that did.
     pub fn trim(
         &mut self,
         db: &Connection,
         index: &mut Index,
         options: &Options,
         now: i64,
+        cursors: &mut BTreeSet<(u32, u16)>,
     ) -> rusqlite::Result<Vec<u16>> {
         if !older(PAUSE_MS, self.trimmed) {
             return Ok(Vec::new());
         }
         self.trimmed = Some(Instant::now());
+        let mut changed = expire(db, index, options, now, cursors)?;
         let passed: Vec<(u16, u64)> = index
             .lanes
             .iter()
@@ -51,7 +57,6 @@ impl Trimmer {
             .filter(|(_, p, first)| p > first)
             .map(|(id, p, _)| (id, p))
             .collect();
-        let mut changed = Vec::new();
         for (id, passed) in &passed {
             let Some(lane) = index.lanes.get_mut(id) else { continue };
             let passed = *passed;
@@ -71,8 +76,12 @@ impl Trimmer {
         Ok(changed)
     }
 
-    /// Whether a trim at rest would find something: some lane holds what everybody passed.
+    /// Whether a trim at rest may find something: some lane holds what everybody passed, or what gets too old.
     pub fn due(&self, index: &Index, options: &Options) -> bool {
+        let ages = |lane: &Lane| lane.next > lane.first && options.ttl.contains_key(&*lane.topic);
+        if index.lanes.values().any(ages) && older(60_000, self.trimmed) {
+            return true;
+        }
         let kept = |topic: &str| options.keep.get(topic).is_some_and(|k| k.age.is_some() || k.bytes.is_some());
         let wait = |topic: &str| if kept(topic) { 60_000 } else { PAUSE_MS };
         index.lanes.iter().any(|(id, l)| index.passed(*id) > l.first && older(wait(&l.topic), self.trimmed))
@@ -112,6 +121,38 @@ impl Trimmer {
             }
         }
     }
+}
+
+/// Moves cursors over rows that are too old as a whole: nobody reads them to find that out. Gives the lanes of those cursors.
+fn expire(
+    db: &Connection,
+    index: &mut Index,
+    options: &Options,
+    now: i64,
+    moved: &mut BTreeSet<(u32, u16)>,
+) -> rusqlite::Result<Vec<u16>> {
+    let mut lanes = Vec::new();
+    for (id, lane) in &index.lanes {
+        let Some(ttl) = options.ttl.get(&*lane.topic).filter(|_| lane.next > lane.first) else { continue };
+        let sql = "SELECT id, count, at FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3";
+        let mut query = db.prepare_cached(sql)?;
+        let mut rows = query.query(params![key(*id, lane.first), key(*id, lane.next), ROWS])?;
+        let mut end = lane.first;
+        while let Some(row) = rows.next()? {
+            let (row_id, count, at): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if at.saturating_add(millis(*ttl)) > now {
+                break;
+            }
+            end = seq_of(row_id) + count.unsigned_abs();
+        }
+        for ((consumer, _), cursor) in index.cursors.iter_mut().filter(|((_, l), c)| l == id && c.seq < end) {
+            cursor.expired += end - cursor.seq;
+            cursor.seq = end;
+            moved.insert((*consumer, *id));
+        }
+        lanes.push(*id);
+    }
+    Ok(lanes)
 }
 
 /// Up to which sequence number rows may go, and their bytes.

@@ -2,9 +2,10 @@
 
 use super::{
     Dead, OpenError, Options, Placed, Refusal, Request, Step,
+    eras::Eras,
     highest::Highest,
     lane::{Index, Shared},
-    load::{identity, load, register_boot, unreadable},
+    load::{identity, load, unreadable},
     rows::{Chunk, ROW_BYTES, crc, key},
     schema,
     seen::{Seen, Verdict},
@@ -43,6 +44,7 @@ pub(super) struct Writer {
     /// After a failure it could not be read again: nothing in memory is believed.
     stale: bool,
     seen: Seen,
+    eras: Eras,
     highest: Highest,
     pub(super) base: u64,
     full: bool,
@@ -90,9 +92,13 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     let (store, base) = identity(&db, &highest)?;
     highest.cover(base)?;
     let (index, seen) = load(&db, &options)?;
-    let boot = register_boot(&db)?;
-    clock::set_boot(boot);
-    let shared = Arc::new(Shared::new(store, index.clone()));
+    let now = clock::stamp();
+    let mut eras = Eras::load(&db, &clock::boot_id(), &now)?;
+    eras.write(&db)?;
+    eras.settle();
+    clock::set_boot(eras.start());
+    clock::set_steady(eras.steady_at_boot());
+    let shared = Arc::new(Shared::new(store, &options, index.clone(), &eras));
     let (send, receive) = mpsc::channel();
     let trimmer = trim::Trimmer::default();
     let writer = Writer {
@@ -102,6 +108,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         index,
         stale: false,
         seen,
+        eras,
         highest,
         base,
         full: false,
@@ -218,7 +225,8 @@ impl Writer {
         if self.stale {
             self.read_again()?;
         }
-        let now = clock::wall_ms();
+        let now = clock::steady_ms();
+        self.eras.note(&clock::stamp());
         let result = self
             .db
             .prepare_cached("BEGIN IMMEDIATE")
@@ -237,8 +245,12 @@ impl Writer {
             });
         }
         self.seen.settle(now);
+        let noted = self.eras.settle();
         let (lanes, cursors): (Vec<_>, Vec<_>) = (open.lanes.into_iter().collect(), open.cursors.into_iter().collect());
         let mut view = self.shared.view();
+        if noted {
+            view.eras = Arc::new(self.eras.clone());
+        }
         view.publish(&self.index, &lanes, &cursors, open.fresh);
         self.trimmer.note(&mut view, &self.db, &self.options, &mut self.full);
         Ok(())
@@ -293,8 +305,9 @@ impl Writer {
                 cursor.seq = m.to;
                 cursor.dead += m.dead;
                 cursor.evicted += m.evicted;
+                cursor.expired += m.expired;
                 cursor.stopped += m.stopped;
-                cursor.delivered += passed.saturating_sub(m.dead + m.evicted);
+                cursor.delivered += passed.saturating_sub(m.dead + m.evicted + m.expired);
                 self.open.cursors.insert((m.consumer, m.lane));
                 self.open.lanes.insert(m.lane);
             }
@@ -405,6 +418,18 @@ impl Writer {
         for (lane, row) in std::mem::take(&mut self.open.rows) {
             self.write_row(lane, row)?;
         }
+        if let Some((row, marks)) = self.seen.row() {
+            self.db
+                .prepare_cached("INSERT INTO seen (id, at, marks) VALUES (?1, ?2, ?3)")?
+                .execute(params![row, now, marks])?;
+        }
+        if let Some(row) = self.seen.expire(now) {
+            self.db.prepare_cached("DELETE FROM seen WHERE id <= ?1")?.execute([row])?;
+        }
+        self.eras.write(&self.db)?;
+        let cursors = &mut self.open.cursors;
+        let trimmed = self.trimmer.trim(&self.db, &mut self.index, &self.options, now, cursors)?;
+        self.open.lanes.extend(trimmed);
         for (consumer, lane) in &self.open.cursors {
             let Some(c) = self.index.cursors.get(&(*consumer, *lane)) else { continue };
             self.db.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(
@@ -420,16 +445,6 @@ impl Writer {
                 ],
             )?;
         }
-        if let Some((row, marks)) = self.seen.row() {
-            self.db
-                .prepare_cached("INSERT INTO seen (id, at, marks) VALUES (?1, ?2, ?3)")?
-                .execute(params![row, now, marks])?;
-        }
-        if let Some(row) = self.seen.expire(now) {
-            self.db.prepare_cached("DELETE FROM seen WHERE id <= ?1")?.execute([row])?;
-        }
-        let trimmed = self.trimmer.trim(&self.db, &mut self.index, &self.options, now)?;
-        self.open.lanes.extend(trimmed);
         Ok(())
     }
 
@@ -440,7 +455,7 @@ impl Writer {
         let (id, count) = (key(lane, row.first), i64::from(row.count));
         self.db
             .prepare_cached("INSERT INTO batch (id, count, at, size, crc, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![id, count, clock::wall_ms(), size as i64, crc(id, count, size as i64, body), body])?;
+            .execute(params![id, count, clock::steady_ms(), size as i64, crc(id, count, size as i64, body), body])?;
         if let Some(lane) = self.index.lanes.get_mut(&lane) {
             lane.bytes += body.len() as u64;
         }
@@ -449,9 +464,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Nobody waits: look for what retention lets go, and now and then fold the WAL into the database.
+    /// Nobody waits: look for what retention lets go, and now and then fold the WAL into the database. That the wall clock
+    /// was set is written down at once.
     fn rest(&mut self) {
-        if self.trimmer.due(&self.index, &self.options) {
+        if self.trimmer.due(&self.index, &self.options) || self.eras.learns(&clock::stamp()) {
             self.transaction(|_| Ok(())).ok();
         }
         self.trimmer.checkpoint(&self.db);

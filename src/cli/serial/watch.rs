@@ -1,7 +1,7 @@
 //! Shows what comes from a port.
 
 use crate::{
-    clock::rfc3339,
+    clock::{rfc3339, wall_of},
     fault::printable,
     kind::{Params, Scope},
     sources::serial::{
@@ -25,8 +25,8 @@ pub(super) async fn watch(
 ) -> anyhow::Result<()> {
     let serial = Serial::of(&Params::new("watch", Scope::default(), config))?;
     let (mut frames, mut broken, unread) = (0_u64, Counts::default(), Notify::new());
-    let mut each = |time: i64, came: Came<'_>| {
-        let time = rfc3339(time);
+    let mut each = |time: u64, came: Came<'_>| {
+        let time = rfc3339(wall_of(time));
         let written = match came {
             Ok(body) => {
                 frames += 1;

@@ -1,7 +1,6 @@
 use super::*;
 use crate::{
-    clock::Stamp,
-    event::{Body, Id},
+    event::{Body, When},
     kind::{Params, Scope},
     systems::{
         http::testing::{Act::*, Server, ok, status},
@@ -20,17 +19,14 @@ fn sink(mut config: Value, url: &str) -> Http {
 }
 
 fn event(id: &str, body: &str) -> Event {
+    let body = Body::parse(Bytes::copy_from_slice(body.as_bytes())).unwrap();
     Event {
-        id: Id::Own(id.into()),
-        topic: "hook".into(),
         lane: 1,
         seq: 7,
         key: "d1".into(),
-        priority: 4,
-        time: Some(0),
-        stamp: Stamp { wall_ms: 1000, ..Stamp::default() },
+        time: Some(When::Told(0)),
         meta: Bytes::from_static(b"{\"m\":\n1}"),
-        body: Body::parse(Bytes::copy_from_slice(body.as_bytes())).unwrap(),
+        ..Event::made(id.into(), "hook".into(), 1000, body)
     }
 }
 
@@ -57,7 +53,7 @@ async fn a_batch_is_written_as_the_configuration_says() {
     let envelope = |id: &str, body: &str, end: &str| {
         format!(
             "{{\"id\":\"{id}\",\"topic\":\"hook\",\"key\":\"d1\",\"priority\":4,\"time\":\"1970-01-01T00:00:00.000Z\",\
-             \"intake\":\"1970-01-01T00:00:01.000Z\",\"synced\":false,\"meta\":{{\"m\":{end}1}},\"body\":{body}}}"
+             \"intake\":\"1970-01-01T00:00:01.000Z\",\"time_quality\":\"unsynced\",\"meta\":{{\"m\":{end}1}},\"body\":{body}}}"
         )
     };
     let (first, flat) = ("{\"n\":1,\n\"m\":\"\\n\"}", "{\"n\":1, \"m\":\"\\n\"}");

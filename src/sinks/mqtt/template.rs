@@ -148,24 +148,12 @@ impl JsonSchema for Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        clock::Stamp,
-        event::{Body, Id},
-    };
+    use crate::event::Body;
 
     fn event(key: &str, meta: &str, body: &str) -> Event {
-        Event {
-            id: Id::Own("1".into()),
-            topic: "hook".into(),
-            lane: 1,
-            seq: 0,
-            key: key.into(),
-            priority: 4,
-            time: None,
-            stamp: Stamp::default(),
-            meta: meta.to_owned().into(),
-            body: Body::parse(body.to_owned().into()).unwrap(),
-        }
+        let body = Body::parse(body.to_owned().into()).unwrap();
+        let meta = meta.to_owned().into();
+        Event { lane: 1, key: key.into(), meta, ..Event::made("1".into(), "hook".into(), 0, body) }
     }
 
     #[test]

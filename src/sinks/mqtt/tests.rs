@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::{
-    clock::Stamp,
     event::{Body, Id},
     kind::Scope,
     systems::{
@@ -24,18 +23,9 @@ fn sink(port: u16, more: Value) -> Box<dyn Sink> {
 }
 
 pub(super) fn event(n: usize) -> Event {
-    Event {
-        id: Id::Own(format!("id-{n}").into()),
-        topic: "hook".into(),
-        lane: 1,
-        seq: n as u64,
-        key: format!("dev/{}", n % 3).into(),
-        priority: 4,
-        time: None,
-        stamp: Stamp::default(),
-        meta: bytes::Bytes::new(),
-        body: Body::parse(format!("{{\"n\":{n}}}").into()).unwrap(),
-    }
+    let body = Body::parse(format!("{{\"n\":{n}}}").into()).unwrap();
+    let key = format!("dev/{}", n % 3).into();
+    Event { lane: 1, seq: n as u64, key, ..Event::made(format!("id-{n}"), "hook".into(), 0, body) }
 }
 
 fn events(range: std::ops::Range<usize>) -> Vec<Event> {

@@ -8,7 +8,7 @@ use crate::{
     board::{Bias, Edge, Edges, Held, Inputs, Line, MOST_LINES, Settings},
     budget::Span,
     clock,
-    event::{Batch, Draft, json::write_string},
+    event::{Batch, Draft, When, json::write_string},
     fault::Fault,
     kind::{Intake, Kind, ParamsError, Source},
     store::{Placed, Refusal},
@@ -201,7 +201,7 @@ impl Gpio {
         line.seq = edge.seq;
         line.told = Some((edge.rising, Instant::now()));
         let reading =
-            Reading { line: edge.line, active: edge.rising, time_ms: edge.time_ms, seq: Some(edge.seq), lost };
+            Reading { line: edge.line, active: edge.rising, mono_ms: edge.mono_ms, seq: Some(edge.seq), lost };
         self.ring.push(reading);
     }
 
@@ -213,7 +213,7 @@ impl Gpio {
             let due = |since: Instant| self.at_least.is_some_and(|span| now.duration_since(since) >= span);
             if every || line.told.is_none_or(|(last, since)| last != active || due(since)) {
                 line.told = Some((active, now));
-                self.ring.push(Reading { line: n, active, time_ms: clock::wall_ms(), seq: None, lost: 0 });
+                self.ring.push(Reading { line: n, active, mono_ms: clock::mono_ms(), seq: None, lost: 0 });
             }
         }
         Ok(())
@@ -226,7 +226,8 @@ impl Gpio {
         while let Some(reading) = self.ring.pop() {
             let Some(line) = self.lines.get(reading.line) else { continue };
             reading.write(&line.name, &mut body);
-            let draft = Draft { key: &line.name, time: Some(reading.time_ms), body: &body, ..Draft::default() };
+            let draft =
+                Draft { key: &line.name, time: Some(When::Sampled(reading.mono_ms)), body: &body, ..Draft::default() };
             intake.push(&mut batch, &draft).map_err(Fault::fatal)?;
             lost += u64::from(reading.lost);
             self.taken.push(reading);

@@ -11,8 +11,8 @@ pub struct Reading {
     /// Which of the lines, from 0.
     pub line: usize,
     pub active: bool,
-    /// Milliseconds since 1970.
-    pub time_ms: i64,
+    /// When: milliseconds of the monotonic clock.
+    pub mono_ms: u64,
     /// The edge's number; a level has none.
     pub seq: Option<u32>,
     /// Readings of the line that were lost just before this one.

@@ -7,7 +7,7 @@ mod tests;
 
 use crate::{
     clock,
-    event::{Batch, Draft, json::write_string},
+    event::{Batch, Draft, When, json::write_string},
     fault::Fault,
     kind::{Intake, Kind, Params, ParamsError, Source},
     systems::modbus::{Bus, Error, Patience},
@@ -147,7 +147,7 @@ impl Modbus {
                 }
             }
         }
-        let time = clock::wall_ms();
+        let time = clock::mono_ms();
         self.answers(unit, polled, intake)?;
         let group = &mut self.groups[at];
         let mut body = Vec::new();
@@ -197,12 +197,12 @@ impl Modbus {
         if !self.status {
             return Ok(());
         }
-        add(polled, intake, &unit.to_string(), clock::wall_ms(), body)
+        add(polled, intake, &unit.to_string(), clock::mono_ms(), body)
     }
 }
 
-fn add(polled: &mut Polled, intake: &Intake, key: &str, time: i64, body: &[u8]) -> Result<(), Fault> {
-    let draft = Draft { id: None, key, time: Some(time), meta: &[], body };
+fn add(polled: &mut Polled, intake: &Intake, key: &str, time: u64, body: &[u8]) -> Result<(), Fault> {
+    let draft = Draft { key, time: Some(When::Sampled(time)), body, ..Draft::default() };
     // It would be the same at every poll.
     intake.push(&mut polled.batch, &draft).map_err(|unfit| Fault::fatal(format!("`{key}`: {unfit}")))
 }

@@ -244,7 +244,7 @@ impl Taken {
         about.write(&mut self.meta);
         // An id that cannot be one is not Tidegate's; it stays in meta.
         let id = id.filter(|id| (1..=MAX_ID).contains(&id.len()));
-        let draft = Draft { id, key: topic, time: None, meta: &self.meta, body };
+        let draft = Draft { id, key: topic, meta: &self.meta, body, ttl: about.expiry, time: None };
         if let Err(unfit) = intake.push(&mut self.batch, &draft) {
             self.refuse(format!("the message to `{topic:.100}`: {unfit}"), &publish.payload, intake);
         }

@@ -103,7 +103,7 @@ pub fn take(shared: &Shared, gather: &mut Gather, post: &Post<'_>) -> Result<(),
             About { form, ..post.about }.write(meta);
         }
         let meta = known.unwrap_or(meta);
-        shared.intake.push(&mut gather.batch, &Draft { id, key: topic, time: None, meta, body })
+        shared.intake.push(&mut gather.batch, &Draft { id, key: topic, meta, body, ttl: post.about.expiry, time: None })
     };
     let mut result = Err(Unfit::NotObject);
     // It is checked as it is pushed, and only once.
@@ -128,7 +128,7 @@ pub fn take(shared: &Shared, gather: &mut Gather, post: &Post<'_>) -> Result<(),
             post.about.write(&mut meta);
         }
         let body = if wrapped.is_empty() { Bytes::copy_from_slice(post.payload) } else { wrapped.into() };
-        let kept = Kept { meta: meta.into(), body, at: clock::wall_ms() };
+        let kept = Kept { meta: meta.into(), body, at: clock::steady_ms() };
         gather.retained.push((index, topic.to_owned(), (!post.payload.is_empty()).then_some(kept)));
     }
     Ok(())

@@ -80,7 +80,7 @@ impl Link {
             _ => dropped += session.enqueue(&shared.hub, Some((lot.lane, event.seq)), message, to),
         });
         self.slow(dropped);
-        let now = clock::wall_ms();
+        let now = clock::steady_ms();
         for (message, to) in direct {
             if self.sendable(&message, now) {
                 self.send(&message, &to, 0, false, now);
@@ -103,7 +103,7 @@ impl Link {
 
     /// Puts out what waits, as much as the client allows.
     pub fn pump(&mut self) -> Result<(), End> {
-        let now = clock::wall_ms();
+        let now = clock::steady_ms();
         while self.waiting() < OUT_FULL
             && self.session.queue.len() < AHEAD + self.terms.receive_maximum
             && let Some((topic, kept, to)) = self.shelf.pop_front()

@@ -77,7 +77,7 @@ pub async fn keep(
 ) {
     let end = Instant::now() + left;
     shared.hub.connected(&session.client, false);
-    let until = clock::wall_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX));
+    let until = clock::steady_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX));
     save(shared, &mut session, true, Some(until));
     let topics = [shared.intake.topic().clone()];
     let mut reader = session.consumer.map(|consumer| shared.intake.store().reader(consumer, &topics));
@@ -195,7 +195,7 @@ pub async fn restore(
             shared.hub.share(&sub.filter, &client, true);
         }
         let whole = i64::from(session.expiry) * 1000;
-        let left = until.map_or(whole, |until| until.saturating_sub(clock::wall_ms())).clamp(0, whole);
+        let left = until.map_or(whole, |until| until.saturating_sub(clock::steady_ms())).clamp(0, whole);
         let (shared, left) = (shared.clone(), Duration::from_millis(left.unsigned_abs()));
         tasks.push(async move { keep(&shared, session, claim, None, left, &Grant::default()).await });
     }

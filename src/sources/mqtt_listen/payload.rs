@@ -17,7 +17,7 @@ pub struct Message {
     pub retain: bool,
     /// Seconds to live, from `at` on.
     pub expiry: Option<u32>,
-    /// When it was taken in, milliseconds since 1970.
+    /// When it was taken in, milliseconds of the steady clock.
     pub at: i64,
     pub props: Vec<u8>,
     pub payload: Vec<u8>,
@@ -43,7 +43,9 @@ pub fn topic(event: &Event) -> std::borrow::Cow<'_, str> {
 impl Message {
     /// The message that an event was, or, for one that comes from a pipeline, is to be.
     pub fn of(event: &Event) -> Message {
-        Message::read(topic(event).into_owned(), &event.meta, &event.body.to_bytes(), event.stamp.wall_ms)
+        let mut message = Message::read(topic(event).into_owned(), &event.meta, &event.body.to_bytes(), 0);
+        message.at = event.expires.saturating_sub(i64::from(message.expiry.unwrap_or(0)) * 1000);
+        message
     }
 
     /// The same from the parts that are kept for a retained message.
@@ -113,6 +115,7 @@ impl Message {
 pub struct Kept {
     pub meta: Bytes,
     pub body: Bytes,
+    /// When it was taken in, milliseconds of the steady clock.
     pub at: i64,
 }
 

@@ -174,7 +174,7 @@ impl Serial {
 
     /// Opens the port and hands over what comes, with the time of its first byte in milliseconds since 1970, until the
     /// device is gone.
-    pub async fn watch(&self, each: &mut (dyn FnMut(i64, Came<'_>) + Send)) -> Fault {
+    pub async fn watch(&self, each: &mut (dyn FnMut(u64, Came<'_>) + Send)) -> Fault {
         match self.line.open() {
             Ok(port) => self.pump(&port, &mut || true, each).await,
             Err(fault) => fault,
@@ -186,11 +186,11 @@ impl Serial {
         &self,
         port: &Port,
         room: &mut (dyn FnMut() -> bool + Send),
-        each: &mut (dyn FnMut(i64, Came<'_>) + Send),
+        each: &mut (dyn FnMut(u64, Came<'_>) + Send),
     ) -> Fault {
         let mut framer = Framer::new(&self.framing, self.line_end, self.limits);
         let (mut chunk, mut body) = (vec![0; CHUNK], Vec::new());
-        let mut take = |time: i64, piece: framing::Piece<'_>| match piece {
+        let mut take = |time: u64, piece: framing::Piece<'_>| match piece {
             Ok(frame) if self.shape.write(frame, &mut body) => each(time, Ok(&body)),
             Ok(frame) => each(time, Err((Broken::Content, frame))),
             Err(broken) => each(time, Err(broken)),
@@ -204,7 +204,7 @@ impl Serial {
             match port.read(&mut chunk).await {
                 Ok(read) => {
                     let quiet = clock::mono_ms().saturating_sub(since);
-                    framer.feed(&chunk[..read], clock::wall_ms(), quiet, &mut take);
+                    framer.feed(&chunk[..read], clock::mono_ms(), quiet, &mut take);
                 }
                 Err(fault) => {
                     framer.cut(&mut take);
@@ -225,7 +225,7 @@ impl Source for Serial {
         waiting.begin();
         let mut log = Log::new(intake.topic());
         let reading = async {
-            let mut each = |time: i64, came: Came<'_>| {
+            let mut each = |time: u64, came: Came<'_>| {
                 if let Err((why, _)) = came {
                     log.count(why);
                 }

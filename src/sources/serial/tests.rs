@@ -4,7 +4,7 @@ use super::{
     *,
 };
 use crate::{
-    event::Batch,
+    event::{Batch, When},
     kind::{Before, Fields},
     store::{Start, Store},
 };
@@ -260,15 +260,18 @@ impl Before for Refusing {
     }
 }
 
-/// Times, metas and bodies of all events.
-async fn events(store: &Store) -> Vec<(i64, Value, Value)> {
+/// Sample times, metas and bodies of all events.
+async fn events(store: &Store) -> Vec<(u64, Value, Value)> {
     let topics = ["in".into()];
     let consumer = store.consumer("test", &topics, Start::Oldest).await.unwrap();
     let mut reader = store.reader(consumer, &topics);
     let mut events = Vec::new();
     let value = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap();
     while let Some(lot) = reader.poll(10_000, 1 << 20).await.unwrap() {
-        events.extend(lot.events.iter().map(|e| (e.time.unwrap(), value(&e.meta), value(&e.body.to_bytes()))));
+        events.extend(lot.events.iter().map(|e| match e.time {
+            Some(When::Sampled(mono)) => (mono, value(&e.meta), value(&e.body.to_bytes())),
+            other => panic!("{other:?}"),
+        }));
     }
     events
 }
@@ -291,7 +294,7 @@ async fn what_a_full_store_refuses_is_kept_up_to_a_limit_and_counted() {
     let waiting = Waiting::new(&line, false);
     let committing = waiting.commit(&intake, Duration::ZERO);
     let coming = async {
-        for n in 0..20_000_i64 {
+        for n in 0..20_000 {
             waiting.add(n, Ok(json!({ "n": n }).to_string().as_bytes()));
             if n % 100 == 0 {
                 waiting.add(n, Err((Broken::Checksum, b"x")));
@@ -312,9 +315,9 @@ async fn what_a_full_store_refuses_is_kept_up_to_a_limit_and_counted() {
     let events = events(&store).await;
     let (mut dropped, mut broken) = (0, 0);
     for (place, (time, meta, body)) in events.iter().enumerate() {
-        let n = body["n"].as_i64().unwrap();
+        let n = body["n"].as_u64().unwrap();
         assert_eq!((*time, &meta["path"]), (n, &json!("/dev/x")));
-        assert_eq!(n, 20_001 - (events.len() - place) as i64, "only the oldest are dropped");
+        assert_eq!(n, 20_001 - (events.len() - place) as u64, "only the oldest are dropped");
         dropped += meta["missed"]["dropped"].as_i64().unwrap_or_default();
         broken += meta["missed"]["checksum"].as_i64().unwrap_or_default();
     }

@@ -2,7 +2,7 @@
 
 use super::{Broken, Came, framing::Counts};
 use crate::{
-    event::{Batch, Draft, json::write_string},
+    event::{Batch, Draft, When, json::write_string},
     fault::Fault,
     kind::Intake,
     store::{Dead, Refusal, Step},
@@ -48,7 +48,8 @@ struct Inner {
 
 /// A body, or with a reason the bytes of a broken frame.
 struct Item {
-    time: i64,
+    /// Milliseconds of the monotonic clock.
+    time: u64,
     bytes: Vec<u8>,
     broken: Option<Broken>,
     missed: Option<Box<Missed>>,
@@ -139,7 +140,7 @@ impl Waiting {
         self.inner().bytes < KEEP / 2
     }
 
-    pub fn add(&self, time: i64, came: Came<'_>) {
+    pub fn add(&self, time: u64, came: Came<'_>) {
         let mut inner = self.inner();
         match came {
             Ok(body) => {
@@ -237,7 +238,8 @@ impl Waiting {
                 continue;
             }
             Missed::write(item.missed.as_deref(), &self.path, &mut meta);
-            let draft = Draft { time: Some(item.time), meta: &meta, body: &item.bytes, ..Draft::default() };
+            let draft =
+                Draft { time: Some(When::Sampled(item.time)), meta: &meta, body: &item.bytes, ..Draft::default() };
             if let Err(why) = intake.push(&mut batch, &draft) {
                 unfit += 1;
                 dead.push(letter(format!("a frame from `{}`: {why}", self.path), &item.bytes));

@@ -97,7 +97,7 @@ impl SqliteKv {
         change: impl FnOnce(&Transaction<'_>, i64) -> rusqlite::Result<usize> + Send + 'static,
     ) -> Result<bool, Fault> {
         self.run(move |db| {
-            let (step, now) = (db.transaction()?, clock::wall_ms());
+            let (step, now) = (db.transaction()?, clock::steady_ms());
             let expired = "DELETE FROM entry WHERE rowid IN (SELECT rowid FROM entry WHERE due <= ?1 LIMIT ?2)";
             step.prepare_cached(expired)?.execute(params![now, SWEPT])?;
             let changed = change(&step, now)?;
@@ -166,7 +166,7 @@ impl Kv for SqliteKv {
         let key = key.to_owned();
         self.run(move |db| {
             let sql = "SELECT value FROM entry WHERE key = ?1 AND (due IS NULL OR due > ?2)";
-            db.prepare_cached(sql)?.query_row(params![key, clock::wall_ms()], |r| r.get(0)).optional()
+            db.prepare_cached(sql)?.query_row(params![key, clock::steady_ms()], |r| r.get(0)).optional()
         })
         .await
     }
@@ -218,7 +218,7 @@ impl Kv for SqliteKv {
         self.run(move |db| {
             let sql = "SELECT key FROM entry WHERE key >= ?1 AND key > ?2 AND (due IS NULL OR due > ?3) ORDER BY key";
             let mut statement = db.prepare_cached(sql)?;
-            let mut rows = statement.query(params![prefix, after, clock::wall_ms()])?;
+            let mut rows = statement.query(params![prefix, after, clock::steady_ms()])?;
             let mut keys = Vec::new();
             while keys.len() < limit
                 && let Some(row) = rows.next()?

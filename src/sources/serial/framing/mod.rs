@@ -214,7 +214,7 @@ impl fmt::Display for Counts {
 pub type Piece<'a> = Result<&'a [u8], (Broken, &'a [u8])>;
 
 /// Who takes what comes out, with the time of its first byte, as given to `feed`.
-pub type Taker<'a> = &'a mut (dyn FnMut(i64, Piece<'_>) + Send);
+pub type Taker<'a> = &'a mut (dyn FnMut(u64, Piece<'_>) + Send);
 
 /// Assembles frames.
 pub struct Framer {
@@ -274,7 +274,7 @@ impl Framer {
     }
 
     /// Takes what came at `now`, after nothing had come for `quiet_ms` while we listened.
-    pub fn feed(&mut self, bytes: &[u8], now: i64, quiet_ms: u64, taker: Taker<'_>) {
+    pub fn feed(&mut self, bytes: &[u8], now: u64, quiet_ms: u64, taker: Taker<'_>) {
         self.made.now = now;
         if self.gap_ms.is_some_and(|gap| quiet_ms >= gap) {
             self.cut(taker);
@@ -315,8 +315,8 @@ struct Made {
     max: usize,
     check: Option<Check>,
     /// When the bytes came that are fed now, and when the first in the buffer did.
-    now: i64,
-    first: i64,
+    now: u64,
+    first: u64,
     /// Bytes of the noise between frames were counted.
     noisy: bool,
 }

@@ -333,7 +333,7 @@ fn silence_and_beginnings_are_heeded() {
         Framer::new(&framing, None, Limits { max: 100, gap_ms: Some(50), skip_first, ..Limits::default() })
     };
     let mut got = Vec::new();
-    let mut each = |time: i64, piece: Piece<'_>| got.push((time, piece.map(<[u8]>::to_vec).map_err(|(why, _)| why)));
+    let mut each = |time: u64, piece: Piece<'_>| got.push((time, piece.map(<[u8]>::to_vec).map_err(|(why, _)| why)));
     let mut lines = framer(json!("lines"), true);
     lines.feed(b".5\n21", 10, 0, &mut each);
     lines.feed(b".5\n22", 20, 49, &mut each);
