@@ -5,6 +5,7 @@
 //! serves them all, and answers after it. Readers see what is committed, from memory while it is fresh.
 
 mod consumers;
+mod dead;
 mod eras;
 mod highest;
 mod lane;

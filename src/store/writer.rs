@@ -1,7 +1,7 @@
 //! The one thread that writes. It takes everything that waits into one transaction, commits, then answers.
 
 use super::{
-    Dead, OpenError, Options, Placed, Refusal, Request, Step,
+    OpenError, Options, Placed, Refusal, Request, Step,
     eras::Eras,
     highest::Highest,
     lane::{Index, Shared},
@@ -30,9 +30,6 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 const RIDE: Duration = Duration::from_millis(200);
 /// Steps taken into one transaction, at most: bounds what one failure takes back.
 const GROUP: usize = 4096;
-/// Dead letters beyond this many are dropped, the oldest first.
-const MAX_DEAD: i64 = 10_000;
-
 type Reply = oneshot::Sender<Result<Vec<Placed>, Refusal>>;
 
 pub(super) struct Writer {
@@ -375,42 +372,6 @@ impl Writer {
             self.open.lanes.insert(lane);
         }
         Ok(Placed { store: self.shared.store, lane, first, count: batch.count, repeats, conflicts })
-    }
-
-    /// An id that came before with another body: the event is kept among the dead letters.
-    fn conflict(&mut self, lane: u16, record: Vec<u8>) -> rusqlite::Result<()> {
-        use crate::event::batch::{Place, Records};
-        let Some(topic) = self.index.lanes.get(&lane).map(|l| l.topic.clone()) else { return Ok(()) };
-        let place = Place { store: self.shared.store, lane, topic: topic.clone(), priority: 0 };
-        let data = Bytes::from(record);
-        let mut body = Vec::new();
-        let event = Records::new(&data, &place, 0).next();
-        let id = event.as_ref().map(|e| e.id.text().into_owned()).unwrap_or_default();
-        if let Some(mut event) = event {
-            event.stamp = clock::stamp();
-            event.write_envelope(&mut body);
-        }
-        let reason = "the id was used before with another body".to_owned();
-        self.bury(&Dead { consumer: String::new(), topic: topic.to_string(), seq: 0, event: id, reason, body })
-    }
-
-    fn bury(&mut self, letter: &Dead) -> rusqlite::Result<()> {
-        self.db
-            .prepare_cached(
-                "INSERT INTO dead (at, consumer, topic, seq, event, reason, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?
-            .execute(params![
-                clock::wall_ms(),
-                letter.consumer,
-                letter.topic,
-                letter.seq as i64,
-                letter.event,
-                letter.reason,
-                letter.body
-            ])?;
-        let id = self.db.last_insert_rowid();
-        self.db.prepare_cached("DELETE FROM dead WHERE id <= ?1")?.execute([id - MAX_DEAD])?;
-        Ok(())
     }
 
     /// Writes everything that the transaction left open: batch rows, cursors, ids, and what may go.
