@@ -201,6 +201,11 @@ impl Chain {
         self.stages.iter().map(|stage| &stage.meter)
     }
 
+    /// Whether any process has a part outside.
+    pub fn reaches_out(&self) -> bool {
+        self.stages.iter().any(|stage| stage.outside)
+    }
+
     pub fn all(&self) -> Range<usize> {
         0..self.stages.len()
     }

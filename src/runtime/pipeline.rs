@@ -2,7 +2,8 @@
 
 use super::{
     chain::{Chain, Effect, Patience, Run, Unfinished},
-    step::Made,
+    step::{Made, letter},
+    suspect::{SURVIVED, Suspects},
     window::Window,
 };
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Mutex, mpsc, oneshot, watch},
     time::{Instant, sleep, timeout},
 };
 
@@ -42,6 +43,8 @@ pub(super) struct Pipeline {
     pub store: Store,
     pub memory: Memory,
     pub ending: Finish,
+    /// Whose turn it is to try suspect events.
+    pub turns: Arc<Mutex<()>>,
 }
 
 /// Why a pipeline goes on.
@@ -55,6 +58,9 @@ enum Woken {
 impl Pipeline {
     /// Until the stop is signalled; the step in progress is finished, as far as it can be in a few seconds.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        if self.store.died() && self.try_suspects(&mut stop).await.is_none() {
+            return;
+        }
         let apart = self.chain.side_by_side();
         if apart > 0 {
             return Window::new(self, apart).run(stop).await;
@@ -78,6 +84,49 @@ impl Pipeline {
                 return;
             }
         }
+    }
+
+    /// Does what was in progress when the gateway died, with a record of it; `None` if it is not to go on.
+    async fn try_suspects(&mut self, stop: &mut watch::Receiver<bool>) -> Option<()> {
+        let suspects = Suspects::of(&self.store, &self.chain.name, &self.turns).await.ok()?;
+        let singly = suspects.were_tried() || self.chain.reaches_out();
+        let Some(first) = self.reader.poll(EVENTS, BYTES).await.ok()? else { return Some(()) };
+        let (lane, end) = (first.lane, first.to);
+        self.reader.rewind(lane, first.from);
+        if !singly {
+            suspects.try_now(lane, first.from, end).await.ok()?;
+        }
+        while self.reader.position(lane).is_some_and(|at| at < end) && !*stop.borrow() {
+            let most = if singly { 1 } else { EVENTS };
+            let Some(lot) = self.reader.poll(most, BYTES).await.ok()?.filter(|lot| lot.lane == lane) else { break };
+            let (from, to) = (lot.from, lot.to);
+            if singly && let Some(event) = lot.events.first().filter(|event| suspects.is_guilty(event)) {
+                log::error!(
+                    "{}: `{}` has killed the gateway again and again and is set aside",
+                    self.chain.name,
+                    event.id.text()
+                );
+                let mut made = Made::default();
+                made.dead.push(letter(&self.chain.name, event, "the gateway died while it worked on it".into()));
+                made.moved(self.consumer, lane, to).dead += 1;
+                self.commit(made.finish(), stop).await.0.then_some(())?;
+                continue;
+            }
+            if singly {
+                suspects.try_now(lane, from, to).await.ok()?;
+            }
+            let work = self.lot(lot, stop);
+            tokio::pin!(work);
+            let on = tokio::select! {
+                on = &mut work => on,
+                () = sleep(SURVIVED) => {
+                    suspects.forget().await.ok()?;
+                    work.await
+                }
+            };
+            on.then_some(())?;
+        }
+        suspects.forget().await.ok()
     }
 
     /// Runs events one by one and commits; gives whether to go on.

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 /// What a step is made of: outputs gathered by topic and priority, moves by lane.
 #[derive(Default)]
 pub(super) struct Made {
-    dead: Vec<Dead>,
+    pub dead: Vec<Dead>,
     outputs: BTreeMap<(Arc<str>, u8), Batch>,
     moves: BTreeMap<u16, Move>,
 }

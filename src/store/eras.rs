@@ -156,6 +156,11 @@ impl Eras {
         std::mem::take(&mut self.changed)
     }
 
+    /// Whether the gateway ran before in this boot of the machine.
+    pub fn began_before(&self) -> bool {
+        self.eras.last().is_some_and(|here| here.first < self.start)
+    }
+
     /// The number of this start.
     pub fn start(&self) -> u32 {
         self.start

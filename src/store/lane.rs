@@ -112,15 +112,17 @@ pub(super) struct View {
 /// What is committed, for everybody.
 pub(super) struct Shared {
     pub store: u64,
+    /// Whether the run before this one did not close the store, although the machine went on.
+    pub died: bool,
     /// By topic, how old its events may get, in milliseconds.
     ttl: BTreeMap<String, i64>,
     view: Mutex<View>,
 }
 
 impl Shared {
-    pub fn new(store: u64, options: &Options, index: Index, eras: &Eras) -> Self {
+    pub fn new(store: u64, died: bool, options: &Options, index: Index, eras: &Eras) -> Self {
         let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis(*ttl))).collect();
-        Shared { store, ttl, view: Mutex::new(View { index, eras: Arc::new(eras.clone()), ..View::default() }) }
+        Shared { store, died, ttl, view: Mutex::new(View { index, eras: Arc::new(eras.clone()), ..View::default() }) }
     }
 
     /// How old events of a topic may get, in milliseconds.

@@ -8,7 +8,7 @@ use super::{
     seen::Seen,
     trim,
 };
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 pub(super) fn unreadable(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
@@ -22,6 +22,16 @@ pub(super) fn identity(db: &Connection, highest: &Highest) -> Result<(u64, u64),
     db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('base', ?1)", [base])?;
     let read = |key: &str| db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get::<_, i64>(0));
     Ok((read("store")?.unsigned_abs(), read("base")?.unsigned_abs()))
+}
+
+/// The last start of the gateway that was followed by an orderly end; 0: none.
+pub(super) fn closed(db: &Connection) -> Result<u32, OpenError> {
+    let closed = db.query_row("SELECT value FROM meta WHERE key = 'closed'", [], |r| r.get(0)).optional()?;
+    Ok(closed.unwrap_or(0))
+}
+
+pub(super) fn note_closed(db: &Connection, start: u32) -> rusqlite::Result<()> {
+    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('closed', ?1)", [start]).map(drop)
 }
 
 pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), OpenError> {

@@ -359,6 +359,11 @@ impl Store {
         self.shared.progress()
     }
 
+    /// Whether the run before this one ended without closing the store, although the machine went on.
+    pub fn died(&self) -> bool {
+        self.shared.died
+    }
+
     /// Names of the consumers that registered in this run.
     pub fn registered(&self) -> Vec<String> {
         self.shared.registered()

@@ -5,7 +5,7 @@ use super::{
     eras::Eras,
     highest::Highest,
     lane::{Index, Shared},
-    load::{identity, load, unreadable},
+    load::{closed, identity, load, note_closed, unreadable},
     rows::{Chunk, ROW_BYTES, crc, key},
     schema,
     seen::{Seen, Verdict},
@@ -95,7 +95,8 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     eras.settle();
     clock::set_boot(eras.start());
     clock::set_steady(eras.steady_at_boot());
-    let shared = Arc::new(Shared::new(store, &options, index.clone(), &eras));
+    let died = eras.began_before() && closed(&db)? != eras.start() - 1;
+    let shared = Arc::new(Shared::new(store, died, &options, index.clone(), &eras));
     let (send, receive) = mpsc::channel();
     let trimmer = trim::Trimmer::default();
     let writer = Writer {
@@ -437,6 +438,10 @@ impl Writer {
     fn finish(&mut self) {
         if self.ride_since.is_some() {
             self.commit(Vec::new());
+        }
+        let start = self.eras.start();
+        if let Err(refusal) = self.alone(|writer| note_closed(&writer.db, start)) {
+            log::warn!("store: the end of this run could not be written down: {refusal}");
         }
         if let Err(error) = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             log::warn!("store: the last checkpoint failed, the WAL stays: {error}");

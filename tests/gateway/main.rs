@@ -12,6 +12,7 @@ mod in_process;
 mod kill;
 mod kit;
 mod outage;
+mod poison;
 mod refused;
 mod rig;
 mod service;

@@ -146,6 +146,11 @@ impl Gateway {
         assert!(ended.is_none(), "the gateway ended with {ended:?}:\n{}", self.log());
     }
 
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

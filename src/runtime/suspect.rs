@@ -1,0 +1,105 @@
+//! An event that kills the gateway is found, and set aside, so that the others get on.
+//!
+//! After a death (not a power cut: the machine still runs) the events that a pipeline had in progress are suspect. They are
+//! done once more, with a record on disk of which are being tried. If that kills the gateway again, they are tried one by one;
+//! the one that was tried twice is set aside. Where processes reach outside, they are tried one by one from the start: it is
+//! there that something like this lurks, and their cost is small beside what they do.
+
+use crate::{
+    event::Event,
+    store::{Put, Refusal, Step, Store},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
+};
+
+/// Who remembers what is being tried.
+const OWNER: &str = "suspects";
+/// What kills does so at once. An attempt that lasts longer is innocent: it waits for something.
+pub(super) const SURVIVED: Duration = Duration::from_secs(5);
+/// One consumer tries at a time, so that the right event is blamed; but none waits for ever.
+const TURN: Duration = Duration::from_secs(10);
+/// An event that was tried so often is set aside.
+const TRIES: u32 = 2;
+
+/// Events of a lane that are being tried, and for which time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trial {
+    pub lane: u16,
+    pub from: u64,
+    pub to: u64,
+    pub tries: u32,
+}
+
+/// The events that a consumer had in progress when the gateway died.
+pub(super) struct Suspects {
+    store: Store,
+    consumer: String,
+    /// What was being tried at that time.
+    before: Option<Trial>,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Trial {
+    fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = self.lane.to_be_bytes().to_vec();
+        bytes.extend(self.from.to_be_bytes());
+        bytes.extend(self.to.to_be_bytes());
+        bytes.extend(self.tries.to_be_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Trial> {
+        let (lane, rest) = bytes.split_first_chunk()?;
+        let (from, rest) = rest.split_first_chunk()?;
+        let (to, rest) = rest.split_first_chunk()?;
+        let (tries, _) = rest.split_first_chunk()?;
+        Some(Trial {
+            lane: u16::from_be_bytes(*lane),
+            from: u64::from_be_bytes(*from),
+            to: u64::from_be_bytes(*to),
+            tries: u32::from_be_bytes(*tries),
+        })
+    }
+}
+
+impl Suspects {
+    /// Those of a consumer, once it is its turn.
+    pub async fn of(store: &Store, consumer: &str, turns: &Arc<Mutex<()>>) -> Result<Suspects, Refusal> {
+        let known = store.state(OWNER, consumer.as_bytes(), 1).await?;
+        let own = known.iter().find(|(key, _)| key == consumer.as_bytes());
+        let before = own.and_then(|(_, value)| Trial::from_bytes(value));
+        let _turn = timeout(TURN, turns.clone().lock_owned()).await.ok();
+        Ok(Suspects { store: store.clone(), consumer: consumer.to_owned(), before, _turn })
+    }
+
+    /// Whether they were tried together, in vain.
+    pub fn were_tried(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// Whether an event was tried alone as often as it may be.
+    pub fn is_guilty(&self, event: &Event) -> bool {
+        let alone = |trial: &Trial| (trial.lane, trial.from, trial.to) == (event.lane, event.seq, event.seq + 1);
+        self.before.as_ref().is_some_and(|trial| alone(trial) && trial.tries >= TRIES)
+    }
+
+    /// Writes down that events are tried now.
+    pub async fn try_now(&self, lane: u16, from: u64, to: u64) -> Result<(), Refusal> {
+        let before = self.before.filter(|trial| (trial.lane, trial.from, trial.to) == (lane, from, to));
+        let trial = Trial { lane, from, to, tries: before.map_or(0, |trial| trial.tries) + 1 };
+        self.note(Some(trial.to_bytes())).await
+    }
+
+    /// Writes down that nothing is being tried.
+    pub async fn forget(&self) -> Result<(), Refusal> {
+        self.note(None).await
+    }
+
+    async fn note(&self, value: Option<Vec<u8>>) -> Result<(), Refusal> {
+        let put = Put { owner: OWNER.into(), key: self.consumer.clone().into_bytes(), value };
+        self.store.commit(Step { state: vec![put], inner: true, ..Step::default() }).await.map(drop)
+    }
+}
