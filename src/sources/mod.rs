@@ -8,6 +8,7 @@ pub mod http;
 pub mod modbus;
 pub mod mqtt;
 pub mod mqtt_listen;
+mod recent;
 mod report;
 pub mod serial;
 pub mod stdin;
