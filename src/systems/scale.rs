@@ -11,6 +11,16 @@ pub fn scaled(raw: f64, own: usize, scale: Option<f64>, offset: Option<f64>) -> 
     if most <= DECIMALS { rounded(value, most) } else { value }
 }
 
+/// What is wrong with a scale or offset: the field, and why.
+pub fn check(scale: Option<f64>, offset: Option<f64>) -> Result<(), (&'static str, &'static str)> {
+    match (scale, offset) {
+        (Some(0.0), _) => Err(("scale", "expected anything but 0")),
+        (Some(scale), _) if !scale.is_finite() => Err(("scale", "expected a number")),
+        (_, Some(offset)) if !offset.is_finite() => Err(("offset", "expected a number")),
+        _ => Ok(()),
+    }
+}
+
 /// A number with at most so many decimals.
 pub fn rounded(value: f64, decimals: usize) -> f64 {
     format!("{value:.decimals$}").parse().unwrap_or(value)
