@@ -20,6 +20,8 @@ pub struct I2cError {
     why: String,
     /// The bus itself is gone, not only who was spoken to.
     pub gone: bool,
+    /// A driver of the kernel has the address.
+    pub taken: bool,
 }
 
 impl i2c::Error for I2cError {
@@ -36,26 +38,25 @@ impl From<ErrorKind> for I2cError {
             ErrorKind::ArbitrationLoss => "another master took the bus".to_owned(),
             other => other.to_string(),
         };
-        I2cError { kind, why, gone: false }
+        I2cError { kind, why, gone: false, taken: false }
     }
 }
 
 impl From<Errno> for I2cError {
     /// By the kernel's table of faults, Documentation/i2c/fault-codes.rst; `EREMOTEIO` is what many adapters say for it too.
     fn from(errno: Errno) -> Self {
+        let other = |kind, why: &str| I2cError { kind, why: why.to_owned(), gone: false, taken: false };
         match errno {
             Errno::NXIO | Errno::REMOTEIO => ErrorKind::NoAcknowledge(NoAcknowledgeSource::Unknown).into(),
             Errno::AGAIN => ErrorKind::ArbitrationLoss.into(),
             Errno::TIMEDOUT | Errno::IO => ErrorKind::Bus.into(),
-            Errno::BUSY => I2cError {
-                kind: ErrorKind::Other,
-                why:
-                    "a driver of the kernel has this address; its values may be below /sys/bus/iio or /sys/class/hwmon"
-                        .into(),
-                gone: false,
-            },
-            Errno::NODEV => I2cError { kind: ErrorKind::Bus, why: "the bus is gone".into(), gone: true },
-            other => I2cError { kind: ErrorKind::Other, why: std::io::Error::from(other).to_string(), gone: false },
+            Errno::BUSY => {
+                let why =
+                    "a driver of the kernel has this address; its values may be below /sys/bus/iio or /sys/class/hwmon";
+                I2cError { taken: true, ..other(ErrorKind::Other, why) }
+            }
+            Errno::NODEV => I2cError { gone: true, ..other(ErrorKind::Bus, "the bus is gone") },
+            errno => other(ErrorKind::Other, &std::io::Error::from(errno).to_string()),
         }
     }
 }

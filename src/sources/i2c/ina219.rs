@@ -45,7 +45,7 @@ impl Ina219 {
         let volts = shunt * most;
         let range = RANGES.iter().find(|(range, _)| volts > 0.0 && volts <= range + 1e-9);
         let Some((_, range)) = range else {
-            let most = 0.32 / shunt;
+            let most = rounded(0.32 / shunt, 6);
             return Err(("max_current", format!("expected amperes above 0, with this shunt at most {most}")));
         };
         if !(1..=128).contains(&samples) || !samples.is_power_of_two() {

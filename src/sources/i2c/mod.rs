@@ -32,7 +32,7 @@ pub const KIND: Kind<dyn Source> = Kind {
     "soil": { "driver": "ads1115", "channels": {
       "moisture": { "input": "0", "range": "4.096V", "scale": 40, "offset": -10 } } },
     // A TMP102, from its datasheet: configuration at 1, temperature at 0 in the upper 12 bits, 0.0625 °C each.
-    "pipe": { "address": "0x48", "writes": [{ "register": 1, "value": "0x60a0", "length": 2 }], "registers": {
+    "pipe": { "address": "0x49", "writes": [{ "register": 1, "value": "0x60a0", "length": 2 }], "registers": {
       "temperature": { "register": 0, "length": 2, "signed": true, "shift": 4, "scale": 0.0625 } } } } }"#,
     schema: <Config as schemars::JsonSchema>::json_schema,
     build,
