@@ -100,6 +100,20 @@ async fn on_a_bus_one_is_read_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_reading_that_takes_too_long_is_told() {
+    let (intake, _store) = intake(1000).await;
+    let mut probes = probes(true, vec![("x", 20, Box::new(|_, _: &mut dyn FnMut(Taken)| Ok(())))]);
+    let under = |since| Under { task: tokio::spawn(async {}).id(), since, late: false };
+    for (since, late) in [(Instant::now(), false), (Instant::now() - LIMIT, true)] {
+        probes.places[0].reading = Some(under(since));
+        probes.late(&intake);
+        assert_eq!((probes.places[0].reading.as_ref().unwrap().late, probes.things[0].failing.is_some()), (late, late));
+    }
+    // Nothing else may begin on its bus.
+    assert!(probes.first().is_none());
+}
+
+#[tokio::test]
 async fn broken_values_are_no_events() {
     let read = |n, tell: &mut dyn FnMut(Taken)| -> Result<(), Trouble> {
         match n {
