@@ -101,7 +101,7 @@ mod tests {
     use super::super::tests::{NoDelay, script};
     use super::*;
 
-    /// Section 8.5.2, the programming example: 10 A at 12 V through 2 mOhm, where a step is 1 mA.
+    /// Section 9.2.2.1, the registers of the example circuit: 10 A at 12 V through 2 mOhm, where a step is 1 mA.
     #[test]
     fn the_example_of_the_datasheet() {
         let sensor = Ina219::new(0x40, 0.002, 32.768, 1).unwrap();

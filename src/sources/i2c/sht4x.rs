@@ -1,4 +1,5 @@
-//! SHT40, SHT41, SHT43 and SHT45, temperature and humidity. Sections are those of Sensirion's datasheet "SHT4x", version 6.
+//! SHT40, SHT41, SHT43 and SHT45, temperature and humidity. Sections are those of Sensirion's datasheet "SHT4x", by their titles,
+//! since their numbers differ between its versions.
 
 use super::{Values, Wrong, between};
 use crate::systems::scale::rounded;
@@ -6,11 +7,11 @@ use embedded_hal::{delay::DelayNs, i2c::I2c};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Addresses of the SHT4x-A, -B and -C (section 9, ordering information).
+/// Addresses of the SHT4x-A, -B and -C ("Ordering Information").
 pub const ADDRESSES: [u8; 3] = [0x44, 0x45, 0x46];
 pub const FIELDS: &[&str] = &["temperature", "humidity"];
 
-/// Section 4.5, table 8: soft reset; it takes 1 ms (section 3.2, table 5).
+/// "Command Overview": soft reset; it takes 1 ms ("Timings").
 const RESET: u8 = 0x94;
 const RESET_US: u32 = 1_000;
 
@@ -25,7 +26,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The command (section 4.5, table 8), and how long it takes at most, in microseconds (section 3.2, table 5).
+    /// The command ("Command Overview"), and how long it takes at most, in microseconds ("Timings").
     fn command(self) -> (u8, u32) {
         match self {
             Precision::Low => (0xe0, 1_600),
@@ -48,7 +49,7 @@ impl Sht4x {
         Ok(())
     }
 
-    /// A measurement (section 4.4): two words, each with its checksum.
+    /// A measurement: two words, each with its checksum.
     pub fn read<B: I2c + ?Sized>(&self, bus: &mut B, delay: &mut dyn DelayNs) -> Result<Values, Wrong<B::Error>> {
         let (command, wait_us) = self.precision.command();
         bus.write(self.address, &[command])?;
@@ -60,15 +61,15 @@ impl Sht4x {
             return Err(Wrong::Broken("a wrong checksum".into()));
         }
         let share = |high, low| f64::from(u16::from_be_bytes([high, low])) / 65_535.0;
-        // Section 4.6, equations 1 to 3: the sensor may tell a little less than 0 % and more than 100 %, which is cropped.
+        // "Conversion of Signal Output": the sensor may tell a little less than 0 % and more than 100 %, which is cropped.
         let temperature = rounded(-45.0 + 175.0 * share(t0, t1), 2);
         let humidity = rounded((-6.0 + 125.0 * share(h0, h1)).clamp(0.0, 100.0), 2);
-        // Section 3.1: it measures from -40 to 125 °C.
+        // "Temperature": it measures from -40 to 125 °C.
         Ok(Values::from_array([between(-40.0, temperature, 125.0), humidity]))
     }
 }
 
-/// Section 4.4, table 7: CRC-8 with the polynomial 0x31, from 0xff.
+/// "Checksum Calculation": CRC-8 with the polynomial 0x31, from 0xff.
 fn crc(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0xff, |crc, byte| {
         (0..8).fold(crc ^ byte, |crc: u8, _| if crc & 0x80 == 0 { crc << 1 } else { crc << 1 ^ 0x31 })
