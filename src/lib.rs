@@ -34,7 +34,7 @@
 //! - [`systems`] has what several components share to reach others: TLS, HTTP, MQTT and Modbus as a client, serial ports; and
 //!   the systems that a configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each
 //!   kind.
-//! - [`board`] is the Linux edge: what board this is, by the data in the folder `board/`, and its GPIO lines.
+//! - [`board`] is the Linux edge: what board this is, by the data in the folder `board/`, its GPIO lines and I2C buses.
 //! - [`kind`] has the traits of components, what they are given, the catalogue entry, and the list of systems.
 //! - [`sources`], [`process`] and [`sinks`] have one file (or folder) a kind, and the list of all in `mod.rs`.
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.

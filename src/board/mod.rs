@@ -1,16 +1,18 @@
-//! The Linux edge: what board this is, and its GPIO lines. The only user of `gpiocdev`.
+//! The Linux edge: what board this is, its GPIO lines and its I2C buses. The only user of `gpiocdev` and `linux-embedded-hal`.
 //!
 //! The boards are data, in the folder `board/` of the project; its README says how to add one. [`recognise`] tells which of them
 //! the gateway runs on. A GPIO line is named by a [`Line`], which [`find`] looks up among the [`Chip`]s that the kernel tells
-//! of. [`Held`] has lines as inputs, [`Output`] one as an output.
+//! of. [`Held`] has lines as inputs, [`Output`] one as an output. [`open_i2c`] opens a bus, [`I2cScan`] asks who is on it.
 
 mod data;
 mod gpio;
+mod i2c;
 mod lines;
 mod machine;
 
 pub use data::{Board, Device, Pin, UDEV_RULES, boards};
 pub use gpio::{Chip, Held, Info, LineError, Output, chips};
+pub use i2c::{Asked, Delay, I2cAdapter, I2cBus, I2cError, I2cScan, i2c_adapters, i2c_path, open_i2c};
 pub use lines::{Line, Place, find};
 pub use machine::{Machine, State, recognise};
 

@@ -2,6 +2,7 @@
 
 mod board;
 mod gpio;
+mod i2c;
 pub mod kinds;
 mod modbus;
 mod process;
@@ -123,6 +124,9 @@ enum Command {
         #[command(subcommand)]
         action: gpio::Action,
     },
+    /// List the I2C buses, or who is on one: `tidegate i2c scan`.
+    #[command(subcommand)]
+    I2c(i2c::I2c),
     /// Ask a Modbus unit, on a serial line or over TCP, without a gateway.
     #[command(subcommand)]
     Modbus(modbus::Modbus),
@@ -217,6 +221,7 @@ pub fn main() -> ExitCode {
             finish(board::board(&root, part).map_err(anyhow::Error::msg).and_then(|text| print(&text)))
         }
         Command::Gpio { action } => finish(gpio::gpio(action)),
+        Command::I2c(what) => finish(i2c::run(what)),
         Command::Modbus(what) => finish(modbus::run(what)),
         Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::ImportBinge { file } => import_binge(&file),

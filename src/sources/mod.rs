@@ -5,13 +5,17 @@ pub mod file;
 pub mod generate;
 pub mod gpio;
 pub mod http;
+pub mod i2c;
 pub mod modbus;
 pub mod mqtt;
 pub mod mqtt_listen;
+mod probe;
+mod recent;
 mod report;
 pub mod serial;
 pub mod stdin;
 pub mod subscribe;
+pub mod sysfs;
 
 use crate::{
     fault::Fault,
@@ -28,6 +32,8 @@ pub const KINDS: &[Kind<dyn Source>] = &[
     gpio::KIND,
     serial::KIND,
     modbus::KIND,
+    i2c::KIND,
+    sysfs::KIND,
     file::KIND,
     stdin::KIND,
     generate::KIND,
@@ -86,14 +92,14 @@ mod tests {
 
     #[test]
     fn every_example_builds() {
-        for kind in [&file::KIND, &generate::KIND, &gpio::KIND, &modbus::KIND, &stdin::KIND] {
+        for kind in [&file::KIND, &generate::KIND, &gpio::KIND, &i2c::KIND, &modbus::KIND, &stdin::KIND, &sysfs::KIND] {
             build(kind, kind.example).unwrap();
         }
     }
 
     /// A source from a configuration, or what is wrong with it.
     pub fn build(kind: &Kind<dyn Source>, config: &str) -> Result<Box<dyn Source>, String> {
-        let mut value: serde_json::Value = serde_json::from_str(config).unwrap();
+        let mut value: serde_json::Value = jsonc_parser::parse_to_serde_value(config, &Default::default()).unwrap();
         value.as_object_mut().unwrap().shift_remove("type");
         (kind.build)(Params::new("in", Scope::default(), value)).map_err(|e| e.to_string())
     }

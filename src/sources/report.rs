@@ -80,18 +80,7 @@ impl Report {
     /// Whether the value is to be told, at a time in milliseconds of a clock that never steps back. If so, it counts as
     /// told.
     pub fn tell(&mut self, sample: Sample<'_>, now_ms: u64) -> bool {
-        let seen = match sample {
-            Sample::Null => Seen::Null,
-            Sample::Bool(b) => Seen::Bool(b),
-            Sample::Int(i) => Seen::Int(i),
-            Sample::Float(f) if f.is_nan() => Seen::Null,
-            Sample::Float(f) => Seen::Float(f),
-            Sample::Text(text) => {
-                let mut hasher = DefaultHasher::new();
-                text.hash(&mut hasher);
-                Seen::Text(hasher.finish())
-            }
-        };
+        let seen = sample.seen();
         let told = match &self.last {
             None => true,
             Some((last, at)) => {
@@ -106,9 +95,31 @@ impl Report {
         told
     }
 
+    /// The value was told, whatever the policy says: by an edge, for instance.
+    pub fn told(&mut self, sample: Sample<'_>, now_ms: u64) {
+        self.last = Some((sample.seen(), now_ms));
+    }
+
     /// What was told got lost: the next value is told.
     pub fn forget(&mut self) {
         self.last = None;
+    }
+}
+
+impl Sample<'_> {
+    fn seen(self) -> Seen {
+        match self {
+            Sample::Null => Seen::Null,
+            Sample::Bool(b) => Seen::Bool(b),
+            Sample::Int(i) => Seen::Int(i),
+            Sample::Float(f) if f.is_nan() => Seen::Null,
+            Sample::Float(f) => Seen::Float(f),
+            Sample::Text(text) => {
+                let mut hasher = DefaultHasher::new();
+                text.hash(&mut hasher);
+                Seen::Text(hasher.finish())
+            }
+        }
     }
 }
 
@@ -193,6 +204,8 @@ mod tests {
             }
             report.forget();
             assert!(report.tell(Int(1), 0));
+            report.told(Int(2), 0);
+            assert_eq!(report.tell(Int(2), 0), parsed.when == When::Always);
         }
     }
 

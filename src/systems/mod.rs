@@ -8,6 +8,7 @@ pub mod modbus;
 pub mod mqtt;
 pub mod objects;
 pub mod pubsub;
+pub mod scale;
 pub mod serial;
 pub mod tls;
 

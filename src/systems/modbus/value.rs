@@ -1,11 +1,9 @@
 //! What registers mean: numbers and text of one register or more, scaled.
 
+use crate::systems::scale::scaled;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::io::Write;
-
-/// Decimals that a scaled whole number is rounded to, at most; beyond them a double has nothing to say.
-const DECIMALS: usize = 12;
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -133,13 +131,7 @@ impl Form {
         if self.scale.is_none() && self.offset.is_none() {
             return Reading::Int(int);
         }
-        // 217 by 0.1 is 21.7, not 21.700000000000003: the factors say how many decimals there can be.
-        let decimals = decimals(self.scale.unwrap_or(1.0)).max(decimals(self.offset.unwrap_or(0.0)));
-        let value = self.scaled(int as f64);
-        match format!("{value:.decimals$}").parse() {
-            Ok(rounded) if decimals <= DECIMALS => Reading::Float(rounded),
-            _ => Reading::Float(value),
-        }
+        Reading::Float(scaled(int as f64, 0, self.scale, self.offset))
     }
 
     fn float(&self, float: f64) -> Reading {
@@ -234,10 +226,6 @@ pub fn on(wanted: Wanted<'_>) -> Result<bool, String> {
         Wanted::Int(other) => Err(format!("{other} is neither 0 nor 1")),
         _ => Err("expected a bool".into()),
     }
-}
-
-fn decimals(number: f64) -> usize {
-    number.to_string().split_once('.').map_or(0, |(_, decimals)| decimals.len())
 }
 
 impl Reading {
