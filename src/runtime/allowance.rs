@@ -51,7 +51,7 @@ impl Allowance {
         }
     }
 
-    /// Whether nothing of it is used: then even an event goes that is larger than all of it.
+    /// Whether nothing of it is used.
     pub fn whole(&self) -> bool {
         self.span.as_ref().is_none_or(|span| span.used == 0)
     }

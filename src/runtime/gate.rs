@@ -67,11 +67,12 @@ impl Gate {
         }
     }
 
-    /// How many bytes of these may go under the budget; `None` for all of them.
-    pub fn most(&mut self, bytes: usize, now: &Stamp) -> Option<usize> {
+    /// How many bytes may go under the budget, if these are too many. A single event goes that is larger than all of it, once
+    /// nothing is used.
+    pub fn most(&mut self, events: usize, bytes: usize, now: &Stamp) -> Option<usize> {
         let allowance = self.allowance.as_mut()?;
         let left = usize::try_from(allowance.left(now).unwrap_or(0)).unwrap_or(usize::MAX);
-        (bytes > left && !allowance.whole()).then_some(left)
+        (bytes > left && !(events == 1 && allowance.whole())).then_some(left)
     }
 
     /// So much is about to be sent.

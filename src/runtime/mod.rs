@@ -15,6 +15,8 @@ mod notify;
 mod pace;
 mod pipeline;
 mod sink;
+#[cfg(test)]
+mod sink_tests;
 mod source;
 mod status;
 mod step;

@@ -128,10 +128,11 @@ impl Outlet {
         }
         let opening = self.gate.look(&clock::stamp());
         self.links.held(&self.name, opening.why.as_deref());
+        self.reader.only_from(opening.floor);
+        self.ahead.reader.only_from(opening.floor);
         let live = opening.floor == 0 && self.ahead.goes_first(&self.reader);
         let limits = self.limits(&opening, live);
         let reader = if live { &mut self.ahead.reader } else { &mut self.reader };
-        reader.only_from(opening.floor);
         let gathered = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return ControlFlow::Break(()),
@@ -176,7 +177,7 @@ impl Outlet {
             reader.restore(&gathered.begun);
             return None;
         }
-        let Some(most) = self.gate.most(gathered.bytes, &now) else { return Some(gathered) };
+        let Some(most) = self.gate.most(gathered.events.len(), gathered.bytes, &now) else { return Some(gathered) };
         gathered.cut(reader, most);
         if gathered.events.is_empty() && gathered.dead.is_empty() {
             self.gate.leave_rest();
