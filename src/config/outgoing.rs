@@ -106,3 +106,89 @@ pub(super) fn check(common: &SinkCommon) -> Result<(), ParamsError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{load_with, tests::TOYS};
+
+    /// What is wrong with a sink `cloud` with these fields, beside which there is a sink `archive`, and one with late events.
+    fn errors(fields: &str) -> Vec<String> {
+        let text = format!(
+            r#"{{ "sinks": {{
+  "archive": {{ "type": "http", "url": "x://" }},
+  "chain": {{ "type": "http", "url": "x://", "late": {{ "after": "1h", "to": "archive" }} }},
+  "cloud": {{ {fields},
+    "type": "http", "url": "x://" }} }} }}"#
+        );
+        let outside = |_: &str| Err("nothing is outside".to_owned());
+        let loaded = load_with(std::path::Path::new("f"), &text, &TOYS, &outside);
+        loaded.map_or_else(|problems| problems.iter().map(ToString::to_string).collect(), |_| Vec::new())
+    }
+
+    #[test]
+    fn what_could_never_send_is_refused_with_its_place() {
+        // The fields, the error, and the text at whose last place it is told.
+        for (fields, want, at) in [
+            (r#""drain": { "events": 500, "bytes": "1MiB", "live": 0.3 }, "urgent": 8"#, "", ""),
+            (r#""windows": [{ "cron": "0 2 * * *", "for": "2h", "zone": "Europe/Berlin" }]"#, "", ""),
+            (r#""budget": { "bytes": "10MiB" }, "late": { "after": "1h", "mark": "late" }"#, "", ""),
+            (r#""late": { "after": "1h", "to": "archive" }"#, "", ""),
+            (r#""drain": { "events": 0 }"#, "drain.events: expected at least 1, found `0`", "0"),
+            (r#""drain": { "bytes": 0 }"#, "drain.bytes: nothing could ever be sent; expected more than 0", "0"),
+            (r#""drain": { "live": 1 }"#, "drain.live: expected 0.01 to 0.99, found `1`", "1"),
+            (r#""drain": { "rate": 1 }"#, "drain: unknown field `rate`", "\"rate"),
+            (r#""urgent": 9"#, "urgent: expected 0 to 8, found `9`", "9"),
+            (r#""budget": { "bytes": "0" }"#, "budget.bytes: nothing could ever be sent; expected more than 0", "\"0"),
+            (r#""budget": { "bytes": 9, "every": "0s" }"#, "budget.every: expected at least `1s`", "\"0s"),
+            (r#""budget": {}"#, "budget: missing field `bytes`", "{"),
+            (
+                r#""windows": [{ "cron": "0 0 30 2 *", "for": "2h" }]"#,
+                "windows[0].cron: never comes: no `2` has a day `30`",
+                "\"0 0",
+            ),
+            (
+                r#""windows": [{ "cron": "0 2 * * *", "for": "2h" }, { "cron": "0 2 * *", "for": "2h" }]"#,
+                "windows[1].cron: has 4 fields, expected five: minute, hour, day, month, day of the week; such as \
+                 `0 2 * * *`",
+                "\"0 2",
+            ),
+            (
+                r#""windows": [{ "cron": "0 2 * * *", "for": "5s" }]"#,
+                "windows[0].for: expected at least `1m`: `cron` counts in minutes",
+                "\"5s",
+            ),
+            (
+                r#""windows": [{ "cron": "0 2 * * *", "for": "2h", "zone": "Mars" }]"#,
+                "windows[0].zone: this machine knows no time zone `Mars`; `UTC` and `+01:00` need no list of them",
+                "\"Mars",
+            ),
+            (r#""late": { "after": "1h" }"#, "late: expected `mark` or `to`: what happens to a late event", "{"),
+            (
+                r#""late": { "after": "1h", "mark": "a", "to": "archive" }"#,
+                "late.mark: an event that goes to another sink is not marked; choose `mark` or `to`",
+                "\"a\"",
+            ),
+            (r#""late": { "after": "1h", "mark": "a..b" }"#, "late.mark: ", "\"a..b"),
+            (
+                r#""late": { "after": "1h", "to": "archiv" }"#,
+                "late.to: unknown sink `archiv`, did you mean `archive`?",
+                "\"archiv",
+            ),
+            (r#""late": { "after": "1h", "to": "cloud" }"#, "late.to: is the sink itself", "\"cloud"),
+            (
+                r#""late": { "after": "1h", "to": "chain" }"#,
+                "late.to: the sink `chain` passes late events on itself",
+                "\"chain",
+            ),
+        ] {
+            let got = errors(fields);
+            if want.is_empty() {
+                assert_eq!(got, [""; 0], "{fields}");
+                continue;
+            }
+            let place = format!("(f:4:{})", r#"  "cloud": { "#.len() + fields.rfind(at).unwrap() + 1);
+            let right = |got: &String| got.starts_with(&format!("sinks.cloud.{want}")) && got.ends_with(&place);
+            assert!(got.len() == 1 && got.iter().all(right), "{fields}: {got:#?}, not at {place}");
+        }
+    }
+}

@@ -217,7 +217,8 @@ impl Default for Batch {
 pub struct Retry {
     /// The first wait.
     pub initial: Span,
-    /// The longest wait. It is also how late the return of an upstream may be noticed.
+    /// The longest wait. It is also how late the return of an upstream may be noticed, unless something else that was down
+    /// comes up, or the machine gets a route or a carrier: then it is tried at once, every five seconds at most.
     pub max: Span,
 }
 
