@@ -51,7 +51,8 @@ pub struct Window {
     /// How long it is open.
     #[serde(rename = "for")]
     pub length: Span,
-    /// The time zone of `cron`: `UTC`, an offset such as `+01:00`, or a name such as `Europe/Berlin` that the machine knows.
+    /// The time zone of `cron`: `UTC`, an offset such as `+01:00`, a name such as `Europe/Berlin` that the machine knows, or a
+    /// rule of POSIX such as `CET-1CEST,M3.5.0,M10.5.0/3`.
     #[serde(default)]
     pub zone: Zone,
 }
@@ -130,7 +131,7 @@ mod tests {
         // The fields, the error, and the text at whose last place it is told.
         for (fields, want, at) in [
             (r#""drain": { "events": 500, "bytes": "1MiB", "live": 0.3 }, "urgent": 8"#, "", ""),
-            (r#""windows": [{ "cron": "0 2 * * *", "for": "2h", "zone": "Europe/Berlin" }]"#, "", ""),
+            (r#""windows": [{ "cron": "0 2 * * *", "for": "2h", "zone": "CET-1CEST,M3.5.0,M10.5.0/3" }]"#, "", ""),
             (r#""budget": { "bytes": "10MiB" }, "late": { "after": "1h", "mark": "late" }"#, "", ""),
             (r#""late": { "after": "1h", "to": "archive" }"#, "", ""),
             (r#""drain": { "events": 0 }"#, "drain.events: expected at least 1, found `0`", "0"),
@@ -159,7 +160,7 @@ mod tests {
             ),
             (
                 r#""windows": [{ "cron": "0 2 * * *", "for": "2h", "zone": "Mars" }]"#,
-                "windows[0].zone: this machine knows no time zone `Mars`; `UTC` and `+01:00` need no list of them",
+                "windows[0].zone: this machine knows no time zone `Mars`; `UTC`, `+01:00` and `CET-1",
                 "\"Mars",
             ),
             (r#""late": { "after": "1h" }"#, "late: expected `mark` or `to`: what happens to a late event", "{"),
@@ -171,7 +172,7 @@ mod tests {
             (r#""late": { "after": "1h", "mark": "a..b" }"#, "late.mark: ", "\"a..b"),
             (
                 r#""late": { "after": "1h", "to": "archiv" }"#,
-                "late.to: unknown sink `archiv`, did you mean `archive`?",
+                "late.to: there is no sink `archiv`, did you mean `archive`?",
                 "\"archiv",
             ),
             (r#""late": { "after": "1h", "to": "cloud" }"#, "late.to: is the sink itself", "\"cloud"),

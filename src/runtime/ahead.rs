@@ -1,7 +1,7 @@
 //! Live events ahead of a backlog.
 //!
-//! While a sink's lane has a backlog, a second reader stands where the lane ended when that was seen, and gets a share of what
-//! is sent. What it sent are ranges that the sink remembers, in steps of their own; its cursor stays with the backlog, and
+//! While one of a sink's lanes has a backlog, a second reader stands where that lane ended when it was seen, and in the others
+//! where they are, and gets a share of what is sent. What it sent are ranges that the sink remembers, in steps of their own; its cursor stays with the backlog, and
 //! passes over a range when it gets there, in the step that forgets the range. So a crash repeats what was sent in the
 //! last 200 ms, as it does without, and loses nothing.
 
@@ -77,52 +77,64 @@ impl Ahead {
         if self.share.is_none() && self.lanes.is_empty() {
             return step;
         }
-        for lag in backlog.lags() {
-            let passed = self.pass(&lag);
-            let next = passed.map_or(lag.next, |passed| passed.to);
+        let lags = backlog.lags();
+        let drains = lags.iter().any(|lag| self.drains(lag));
+        for lag in lags {
+            let (next, passed) = self.pass(&lag);
             if let Some(passed) = passed {
                 backlog.rewind(lag.lane, next);
                 step.moves.push(passed);
                 step.state.push(self.put(lag.lane));
             }
-            self.begin(&Lag { next, ..lag });
+            if drains && self.share.is_some() && lag.priority < self.urgent {
+                self.begin(&Lag { next, ..lag });
+            }
             let ranges = self.lanes.get(&lag.lane);
             backlog.stop_at(lag.lane, ranges.and_then(|ranges| ranges.first()).map_or(u64::MAX, |first| first.from));
+            if ranges.is_none() {
+                self.reader.leave(lag.lane);
+            }
         }
         step
     }
 
-    /// The move over the ranges that a lane's backlog has reached; they are forgotten.
-    fn pass(&mut self, lag: &Lag) -> Option<Move> {
-        let ranges = self.lanes.get_mut(&lag.lane)?;
-        let mut moved: Option<Move> = None;
-        let mut next = lag.next;
+    /// Whether a lane has a backlog.
+    fn drains(&self, lag: &Lag) -> bool {
+        let before = self.lanes.get(&lag.lane).and_then(|ranges| ranges.first()).map_or(0, |first| first.from);
+        lag.priority < self.urgent && (lag.end.saturating_sub(lag.next) > self.behind || before > lag.next)
+    }
+
+    /// Where the lane's backlog goes on behind the ranges that it has reached, which are forgotten, and the move over them.
+    fn pass(&mut self, lag: &Lag) -> (u64, Option<Move>) {
+        let (mut next, mut moved) = (lag.next, None);
+        let Some(ranges) = self.lanes.get_mut(&lag.lane) else { return (next, moved) };
         while let Some(range) = ranges.first().copied().filter(|range| range.from <= next) {
             ranges.remove(0);
-            next = next.max(range.to);
-            let moved = moved.get_or_insert(Move { consumer: self.consumer, lane: lag.lane, ..Move::default() });
-            moved.to = next;
-            moved.dead += range.dead;
-            moved.stopped += range.stopped;
+            if range.to > range.from {
+                next = next.max(range.to);
+                let new = Move { consumer: self.consumer, lane: lag.lane, ..Move::default() };
+                let moved: &mut Move = moved.get_or_insert(new);
+                moved.to = next;
+                moved.dead += range.dead;
+                moved.stopped += range.stopped;
+            }
         }
         if ranges.is_empty() {
             self.lanes.remove(&lag.lane);
-            self.reader.leave(lag.lane);
         }
-        moved
+        (next, moved)
     }
 
-    /// Begins a range at the end of a lane that is far behind it.
+    /// Begins a range: at the end of a lane that is far behind it; in another, where it is, so that what comes there does not
+    /// wait for the backlog of others.
     fn begin(&mut self, lag: &Lag) {
-        if self.share.is_none() || lag.priority >= self.urgent {
-            return;
-        }
-        let ranges = self.lanes.get(&lag.lane).map_or(&[][..], Vec::as_slice);
+        let ranges = self.lanes.entry(lag.lane).or_default();
         let next = ranges.last().map_or(lag.next, |last| last.to);
-        if ranges.len() < MOST && lag.end.saturating_sub(next) > self.behind << ranges.len() {
-            self.reader.place(lag.lane, lag.end);
-            let range = Range { from: lag.end, to: lag.end, ..Range::default() };
-            self.lanes.entry(lag.lane).or_default().push(range);
+        let far = ranges.len() < MOST && lag.end.saturating_sub(next) > self.behind << ranges.len();
+        if far || ranges.is_empty() {
+            let from = if far { lag.end } else { next };
+            ranges.push(Range { from, to: from, ..Range::default() });
+            self.reader.place(lag.lane, from);
         }
     }
 

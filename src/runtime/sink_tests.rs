@@ -238,6 +238,26 @@ async fn a_crash_in_a_drain_loses_nothing_and_repeats_little() {
 }
 
 #[tokio::test]
+async fn a_lane_that_keeps_up_does_not_wait_for_the_backlog_of_others() {
+    let mut bench = Bench::new(LIVE, |_| (ms(5), Ok(()))).await;
+    bench.push(4, 0..3_000).await;
+    bench.run().await;
+    for n in 10_000..10_020 {
+        bench.push(2, n..n + 1).await;
+        let before = bench.came().len();
+        bench.wait_for_one(n).await;
+        assert!(bench.came().iter().position(|came| *came == n).unwrap() <= before + 150, "{n}");
+    }
+    assert!(!bench.came().contains(&2_999), "the backlog is still there");
+    bench.wait_for(3_020).await;
+    assert_eq!(bench.row().await, [3_020, 0, 0, 0]);
+    let came = bench.came();
+    let (old, new) = apart(&came, 10_000);
+    assert!(old.is_sorted() && new.is_sorted() && came.len() == 3_020);
+    assert!(bench.store.state("sinks.x", b"", 9).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn after_another_outage_the_newest_come_ahead_again() {
     let mut bench = Bench::new(LIVE, |_| (ms(5), Ok(()))).await;
     bench.push(4, 0..3_000).await;

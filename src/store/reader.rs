@@ -91,6 +91,9 @@ impl Reader {
 
     /// Stands in a lane, wherever it stood before.
     pub fn place(&mut self, lane: u16, next: u64) {
+        if self.position(lane) == Some(next) {
+            return;
+        }
         let found = self.shared.view().index.lanes.get(&lane).map(|l| (l.topic.clone(), l.priority));
         if let Some((topic, priority)) = found {
             let place = Place { store: self.shared.store, lane, topic, priority };
