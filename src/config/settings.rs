@@ -191,12 +191,12 @@ impl Default for SinkCommon {
     }
 }
 
-/// How many events are delivered at once: what is there, up to `max` and `bytes`, after `wait` at the latest. Where a
-/// delivery takes more than half a second and a smaller one takes less, it gets smaller, so that alarms get through.
+/// How many events are delivered at once: what is there, up to `max` and `bytes`, after `wait` at the latest.
 #[derive(Serialize, Deserialize, JsonSchema, Clone)]
 #[serde(deny_unknown_fields, default)]
 pub struct Batch {
-    /// Events in one delivery at most.
+    /// Events in one delivery at most; fewer where a delivery takes more than half a second and a smaller one takes less,
+    /// so that alarms get through.
     #[schemars(range(min = 1, max = 10_000))]
     pub max: u32,
     /// Bytes in one delivery at most; a single larger event goes alone.
