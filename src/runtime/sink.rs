@@ -153,7 +153,11 @@ impl Outlet {
         let Some(mut gathered) = self.admit(gathered, live) else { return ControlFlow::Continue(()) };
         let appends = self.late.as_ref().map_or_else(Vec::new, |late| late.treat(&mut gathered));
         self.gate.spend(gathered.events.len(), gathered.bytes);
-        let dead = self.deliver(&gathered.events, backoff, stop).await?;
+        let Some(dead) = self.deliver(&gathered, backoff, stop).await? else {
+            let reader = if live { &mut self.ahead.reader } else { &mut self.reader };
+            reader.restore(&gathered.begun);
+            return ControlFlow::Continue(());
+        };
         gathered.bury(dead);
         self.done(gathered, appends, live).await
     }
@@ -208,14 +212,15 @@ impl Outlet {
         ControlFlow::Continue(())
     }
 
-    /// Delivers all events, the halves of a refused batch one after another; gives the dead. It breaks when the gateway
-    /// stops or cannot go on.
+    /// Delivers all events, the halves of a refused batch one after another; gives the dead, or nothing if a window closed
+    /// meanwhile: then it is done again when one opens. It breaks when the gateway stops or cannot go on.
     async fn deliver(
         &mut self,
-        events: &[Event],
+        gathered: &Gathered,
         backoff: &mut Backoff,
         stop: &mut watch::Receiver<bool>,
-    ) -> ControlFlow<(), Vec<Dead>> {
+    ) -> ControlFlow<(), Option<Vec<Dead>>> {
+        let events = gathered.events.as_slice();
         let mut dead = Vec::new();
         let mut ranges: Vec<_> = std::iter::once(0..events.len()).collect();
         while let Some(range) = ranges.pop().filter(|r| !r.is_empty()) {
@@ -242,11 +247,14 @@ impl Outlet {
                 },
                 Err(fault) => {
                     self.pause(&fault, backoff, stop).await?;
+                    if !gathered.urgent && self.gate.shut(&clock::stamp()) {
+                        return ControlFlow::Continue(None);
+                    }
                     ranges.push(range);
                 }
             }
         }
-        ControlFlow::Continue(dead)
+        ControlFlow::Continue(Some(dead))
     }
 
     /// Waits before the next attempt; breaks if there is none. A sign that the link is back ends the wait, unless the
