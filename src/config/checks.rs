@@ -11,6 +11,7 @@ pub(super) fn check(root: &Node, report: &mut Report<'_>) {
     taken_twice(root, report);
     references(root, &names, report);
     copies(root, &names, report);
+    late(root, &names, report);
     cycles(root, report);
     unused(root, report);
 }
@@ -113,6 +114,28 @@ fn copies(root: &Node, names: &Names<'_>, report: &mut Report<'_>) {
     }
 }
 
+/// The sink that late events of a sink go to.
+fn late_to(sink: &Node) -> Option<&Node> {
+    sink.get("late")?.get("to")
+}
+
+/// The sinks that late events go to: they pass nothing on, so that no event goes in circles.
+fn late(root: &Node, names: &Names<'_>, report: &mut Report<'_>) {
+    let Some(known) = &names.sinks else { return };
+    for sink in section(root, "sinks") {
+        let Some((to, name)) = late_to(&sink.node).and_then(|to| Some((to, to.text()?))) else { continue };
+        let path = format!("{}.late.to", field("sinks", &sink.name));
+        let other = section(root, "sinks").iter().find(|other| other.name == name);
+        if name == sink.name {
+            report.error(path, to.at, "is the sink itself");
+        } else if !known.contains(&name) {
+            report.error(path, to.at, unknown_name("sink", &to.shown(), known));
+        } else if other.is_some_and(|other| late_to(&other.node).is_some()) {
+            report.error(path, to.at, format!("the sink {} passes late events on itself", to.shown()));
+        }
+    }
+}
+
 /// A pipeline that reads, over whatever detour, what it writes would never come to an end.
 fn cycles(root: &Node, report: &mut Report<'_>) {
     let pipelines = section(root, "pipelines");
@@ -171,7 +194,9 @@ fn unused(root: &Node, report: &mut Report<'_>) {
     let (pipelines, sinks) = (section(root, "pipelines"), section(root, "sinks"));
     let read: HashSet<&str> = pipelines.iter().chain(sinks).flat_map(|f| texts(&f.node, "from")).collect();
     let copied = pipelines.iter().flat_map(|f| processes(&f.node)).filter_map(copied_sink).filter_map(Node::text);
-    let written: HashSet<&str> = pipelines.iter().flat_map(|f| texts(&f.node, "to")).chain(copied).collect();
+    let late = sinks.iter().filter_map(|f| late_to(&f.node)?.text());
+    let written: HashSet<&str> =
+        pipelines.iter().flat_map(|f| texts(&f.node, "to")).chain(copied).chain(late).collect();
     for source in section(root, "sources").iter().filter(|s| !read.contains(s.name.as_str())) {
         let message = "no pipeline or sink has this source in its `from`; its events go nowhere";
         report.warning(field("sources", &source.name), source.at, message);

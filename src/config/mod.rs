@@ -3,8 +3,10 @@
 
 mod cases;
 mod checks;
+mod cron;
 mod flaws;
 mod interpolate;
+mod outgoing;
 mod plan;
 pub(crate) mod report;
 mod rules;
@@ -15,8 +17,10 @@ pub(crate) mod tree;
 mod validate;
 
 pub use cases::{Case, CaseStep};
+pub use cron::{Cron, Zone};
 pub use flaws::flaws;
-pub use plan::{Catalogue, PipelinePlan, Plan, ProcessPlan, SinkPlan, SourcePlan};
+pub use outgoing::{Budget, Drain, Late, Window};
+pub use plan::{Catalogue, PipelinePlan, Plan, ProcessPlan, SinkPlan, SourcePlan, late_topic};
 pub use report::Problem;
 pub(crate) use rules::sort;
 pub(crate) use schema::common_fields;

@@ -2,6 +2,7 @@
 
 use super::checks::{copied_sink, copied_topic};
 use super::interpolate::redact;
+use super::outgoing;
 use super::report::{Report, field};
 use super::schema::common_fields;
 use super::settings::{Attempts, OnFail, PipelineSettings, ProcessCommon, Settings, SinkCommon, SourceCommon};
@@ -67,7 +68,7 @@ pub struct SinkPlan<K: ?Sized> {
     pub name: String,
     pub kind: &'static str,
     /// All topics it reads: its own `from`, then the pipelines that have it in their `to`, then the copies that processes
-    /// make for it; none twice.
+    /// make for it, then what is late for other sinks; none twice.
     pub from: Vec<String>,
     pub common: SinkCommon,
     pub sink: Box<K>,
@@ -111,16 +112,23 @@ pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
         plan.sinks.extend(build.sink(entry, catalogue.sinks));
     }
     build.unused(fields(root, "systems"), &plan.systems);
+    let late = |sink: &SinkPlan<K>| Some((sink.common.late.as_ref()?.to.clone()?, late_topic(&sink.name)));
+    let late: Vec<(String, String)> = plan.sinks.iter().filter_map(late).collect();
     for sink in &mut plan.sinks {
         for pipeline in plan.pipelines.iter().filter(|p| p.settings.to.contains(&sink.name)) {
             if !sink.from.contains(&pipeline.name) {
                 sink.from.push(pipeline.name.clone());
             }
         }
-        let copies = plan.pipelines.iter().flat_map(|p| &p.copies).filter(|(to, _)| *to == sink.name);
+        let copies = plan.pipelines.iter().flat_map(|p| &p.copies).chain(&late).filter(|(to, _)| *to == sink.name);
         sink.from.extend(copies.map(|(_, topic)| topic.clone()));
     }
     plan
+}
+
+/// The topic between a sink and the one that its late events go to.
+pub fn late_topic(sink: &str) -> String {
+    side_topic(&format!("sinks.{sink}"), "late")
 }
 
 fn fields<'n>(root: &'n Node, section: &str) -> &'n [Field] {
@@ -206,6 +214,9 @@ impl Build<'_, '_> {
         if let Some(retry) = common.as_ref().map(|c| &c.retry).filter(|r| r.initial > r.max) {
             let message = format!("expected at most `max`, which is {}", retry.max);
             refuse(self.report, &path, &entry.node, ParamsError::at("retry.initial", message));
+        }
+        if let Some(wrong) = common.as_ref().and_then(|common| outgoing::check(common).err()) {
+            refuse(self.report, &path, &entry.node, wrong);
         }
         let (kind, sink) = self.component(&path, entry.name.clone(), &entry.node, own, kinds, self.scope.clone())?;
         let common = common?;

@@ -1,6 +1,7 @@
 //! The configuration without the components' own fields. The doc comments are the user's documentation.
 
 use super::cases::Case;
+use super::outgoing::{Budget, Drain, Late, Window};
 use crate::budget::{Size, Span};
 use crate::expr::Expr;
 use schemars::JsonSchema;
@@ -150,7 +151,7 @@ impl Default for SourceCommon {
 }
 
 /// What every sink has besides its own fields.
-#[derive(Serialize, Deserialize, JsonSchema, Default, Clone)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
 #[serde(deny_unknown_fields, default)]
 pub struct SinkCommon {
     /// Topics to deliver, besides the output of the pipelines that name this sink in their `to`.
@@ -162,13 +163,47 @@ pub struct SinkCommon {
     pub retry: Retry,
     /// Where a sink begins that has never run before.
     pub start: Start,
+    /// How fast it sends, and what goes first while a backlog drains.
+    pub drain: Drain,
+    /// When it may send; without any, always. While the machine's clock is not set (it is not synchronised and shows a
+    /// year before 2020) no window is open for ten minutes, and all are from then on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub windows: Vec<Window>,
+    /// How much it may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// Events of this priority and above wait neither for `drain`, `windows` and `budget`, where they are counted, nor for
+    /// a batch to fill. With 8, all do.
+    #[schemars(range(max = 8))]
+    pub urgent: u8,
+    /// What happens to events that have waited long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
+}
+
+impl Default for SinkCommon {
+    fn default() -> Self {
+        SinkCommon {
+            from: Vec::new(),
+            batch: Batch::default(),
+            retry: Retry::default(),
+            start: Start::default(),
+            drain: Drain::default(),
+            windows: Vec::new(),
+            budget: None,
+            urgent: 6,
+            late: None,
+        }
+    }
 }
 
 /// How many events are delivered at once: what is there, up to `max` and `bytes`, after `wait` at the latest.
 #[derive(Serialize, Deserialize, JsonSchema, Clone)]
 #[serde(deny_unknown_fields, default)]
 pub struct Batch {
-    /// Events in one delivery at most.
+    /// Events in one delivery at most; fewer where a delivery takes more than half a second and a smaller one takes less,
+    /// so that alarms get through.
     #[schemars(range(min = 1, max = 10_000))]
     pub max: u32,
     /// Bytes in one delivery at most; a single larger event goes alone.
@@ -189,7 +224,8 @@ impl Default for Batch {
 pub struct Retry {
     /// The first wait.
     pub initial: Span,
-    /// The longest wait. It is also how late the return of an upstream may be noticed.
+    /// The longest wait. It is also how late the return of an upstream may be noticed, unless something else that was down
+    /// comes up, or the machine gets a route or a carrier: then it is tried at once, every five seconds at most.
     pub max: Span,
 }
 

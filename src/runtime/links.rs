@@ -2,12 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
+use tokio::sync::watch;
 
 #[derive(Clone, Default)]
-pub(super) struct Links(Arc<Mutex<BTreeMap<String, Down>>>);
+pub(super) struct Links(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    down: Mutex<BTreeMap<String, Down>>,
+    /// Who does not send, though it could, and why.
+    held: Mutex<BTreeMap<String, String>>,
+    /// How often something that was down came up.
+    returns: watch::Sender<u64>,
+}
 
 struct Down {
     since: Instant,
@@ -18,7 +28,7 @@ struct Down {
 impl Links {
     /// An attempt failed: the first is logged, and each that fails for another reason.
     pub fn down(&self, name: &str, reason: &str) {
-        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = lock(&self.0.down);
         let new = || Down { since: Instant::now(), attempts: 0, reason: String::new() };
         let link = links.entry(name.to_owned()).or_insert_with(new);
         link.attempts += 1;
@@ -30,20 +40,52 @@ impl Links {
 
     /// An attempt worked.
     pub fn up(&self, name: &str) {
-        if let Some(link) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
+        if let Some(link) = lock(&self.0.down).remove(name) {
             let (seconds, attempts) = (link.since.elapsed().as_secs_f32(), link.attempts);
             log::info!("{name}: up again after {seconds:.1} s and {attempts} failed attempts");
+            self.0.returns.send_modify(|returns| *returns += 1);
         }
+    }
+
+    /// Tells whenever something that was down comes up.
+    pub fn returns(&self) -> watch::Receiver<u64> {
+        self.0.returns.subscribe()
+    }
+
+    /// A sink does not send for a reason of its own; or, with `None`, does.
+    pub fn held(&self, name: &str, why: Option<&str>) {
+        let mut held = lock(&self.0.held);
+        match why {
+            Some(why) if held.get(name).is_some_and(|known| known == why) => {}
+            Some(why) => {
+                log::info!("{name}: waits: {why}");
+                held.insert(name.to_owned(), why.to_owned());
+            }
+            None => {
+                if held.remove(name).is_some() {
+                    log::info!("{name}: sends again");
+                }
+            }
+        }
+    }
+
+    /// Who waits for a reason of its own, and why.
+    pub fn all_held(&self) -> Vec<(String, String)> {
+        lock(&self.0.held).iter().map(|(name, why)| (name.clone(), why.clone())).collect()
     }
 
     /// What is down, and why.
     pub fn reasons(&self) -> Vec<(String, String)> {
-        let links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = lock(&self.0.down);
         links.iter().map(|(name, down)| (name.clone(), down.reason.clone())).collect()
     }
 
     /// Names of what is down.
     pub fn all_down(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        lock(&self.0.down).keys().cloned().collect()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,13 +1,22 @@
 //! Starts what a configuration says, keeps it running, and stops it in the order of flow.
 
+mod ahead;
+mod allowance;
 mod backoff;
 mod chain;
 mod flow;
+mod gate;
+mod governor;
+mod kick;
+mod late;
 mod links;
 mod meter;
 mod notify;
+mod pace;
 mod pipeline;
 mod sink;
+#[cfg(test)]
+mod sink_tests;
 mod source;
 mod status;
 mod step;
@@ -16,6 +25,7 @@ mod suspect;
 mod tests;
 mod time;
 mod window;
+mod windows;
 
 pub use chain::StandIn;
 pub use flow::Flow;
@@ -28,6 +38,7 @@ use crate::{
 };
 use chain::{Around, Chain};
 use links::Links;
+use sink::Outlet;
 use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 use time::Time;
 use tokio::{
@@ -80,7 +91,7 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         outlets.spawn(flow.clone().keep_alive(stopping.clone()));
         Some(flow)
     } else {
-        start_sinks(plan.sinks, &store, &links, &fatal, &stopping, &mut outlets).await?;
+        start_sinks(plan.sinks, &plan.settings.gateway.id, &store, &links, &fatal, &stopping, &mut outlets).await?;
         let around = Around { time: Time::Steady, links: links.clone(), stand_in: None };
         let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
         meters.extend(chains.iter().map(|chain| (chain.name.clone(), chain.meters().cloned().collect())));
@@ -249,6 +260,7 @@ fn start_of(start: Start) -> store::Start {
 
 async fn start_sinks(
     sinks: Vec<SinkPlan<dyn Sink>>,
+    gateway: &str,
     store: &Store,
     links: &Links,
     fatal: &mpsc::Sender<String>,
@@ -256,18 +268,7 @@ async fn start_sinks(
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<()> {
     for plan in sinks {
-        let (name, topics) = (format!("sinks.{}", plan.name), names(&plan.from));
-        let consumer = store.consumer(&name, &topics, start_of(plan.common.start)).await?;
-        let outlet = sink::Outlet {
-            name,
-            sink: plan.sink,
-            common: plan.common,
-            consumer,
-            reader: store.reader(consumer, &topics),
-            store: store.clone(),
-            links: links.clone(),
-            fatal: fatal.clone(),
-        };
+        let outlet = Outlet::open(plan, gateway, store, links, fatal).await?;
         tasks.spawn(outlet.run(stop.clone()));
     }
     Ok(())

@@ -71,6 +71,9 @@ impl View {
         for (name, reason) in self.links.reasons() {
             log::info!("{name}: down: {reason}");
         }
+        for (name, why) in self.links.all_held() {
+            log::info!("{name}: waits: {why}");
+        }
         log::info!("{}", self.summary());
     }
 
@@ -90,6 +93,11 @@ impl View {
             sum("", |row| row.dead),
             Size(used),
         );
+        let held: Vec<String> =
+            self.links.all_held().into_iter().map(|(name, why)| format!("{name} ({why})")).collect();
+        if !held.is_empty() {
+            line += &format!(", waiting: {}", held.join(" "));
+        }
         let down = self.links.all_down();
         if !down.is_empty() {
             line += &format!(", down: {}", down.join(" "));

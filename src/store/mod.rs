@@ -20,7 +20,7 @@ mod trim;
 mod writer;
 
 pub use lane::Ledger;
-pub use reader::{Lot, Reader};
+pub use reader::{Lag, Lot, Reader};
 pub use seen::Window;
 
 use crate::event::Batch;
@@ -322,6 +322,11 @@ impl Store {
     /// A reader at the consumer's cursors.
     pub fn reader(&self, consumer: u32, topics: &[Arc<str>]) -> Reader {
         Reader::at_cursors(self.shared.clone(), self.reads.clone(), consumer, topics)
+    }
+
+    /// A reader that stands in no lane until it is placed there.
+    pub fn reader_nowhere(&self) -> Reader {
+        Reader::nowhere(self.shared.clone(), self.reads.clone())
     }
 
     /// A reader that begins after what is stored now and holds nothing back.

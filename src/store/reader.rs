@@ -31,11 +31,22 @@ pub struct Lot {
     pub broken: Option<Vec<u8>>,
 }
 
+/// Where a reader is in a lane, and where the lane ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Lag {
+    pub lane: u16,
+    pub priority: u8,
+    pub next: u64,
+    pub end: u64,
+}
+
 struct Position {
     place: Place,
     /// How old its events may get, in milliseconds.
     ttl: i64,
     next: u64,
+    /// Events from here on are not read.
+    stop: u64,
     ahead: VecDeque<Chunk>,
     /// Where the first of `ahead` was left, if it was begun.
     pause: Option<Pause>,
@@ -49,6 +60,8 @@ pub struct Reader {
     /// `None` for one that began at the end and holds nothing back.
     consumer: Option<u32>,
     lanes: BTreeMap<u16, Position>,
+    /// Lanes of a lower priority are not read.
+    floor: u8,
     signal: Arc<Notify>,
 }
 
@@ -68,9 +81,59 @@ impl Reader {
         reader
     }
 
+    pub(super) fn nowhere(shared: Arc<Shared>, reads: mpsc::Sender<Read>) -> Self {
+        Self::new(shared, reads, None, &[])
+    }
+
     fn new(shared: Arc<Shared>, reads: mpsc::Sender<Read>, consumer: Option<u32>, topics: &[Arc<str>]) -> Self {
         let signal = shared.signal(topics, consumer.is_none());
-        Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), signal }
+        Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), floor: 0, signal }
+    }
+
+    /// From now on lanes of a lower priority are not read.
+    pub fn only_from(&mut self, priority: u8) {
+        self.floor = priority;
+    }
+
+    /// Stands in a lane, wherever it stood before.
+    pub fn place(&mut self, lane: u16, next: u64) {
+        if self.position(lane) == Some(next) {
+            return;
+        }
+        let found = self.shared.view().index.lanes.get(&lane).map(|l| (l.topic.clone(), l.priority));
+        if let Some((topic, priority)) = found {
+            let ttl = self.shared.ttl(&topic);
+            let place = Place { store: self.shared.store, lane, topic, priority };
+            self.lanes.insert(lane, Position::new(place, ttl, next));
+        }
+    }
+
+    /// Stands in a lane no more.
+    pub fn leave(&mut self, lane: u16) {
+        self.lanes.remove(&lane);
+    }
+
+    /// Reads a lane up to, not including, `stop`.
+    pub fn stop_at(&mut self, lane: u16, stop: u64) {
+        if let Some(position) = self.lanes.get_mut(&lane) {
+            position.stop = stop;
+        }
+    }
+
+    /// Where it is in each lane.
+    pub fn lags(&mut self) -> Vec<Lag> {
+        self.find_lanes(false);
+        let view = self.shared.view();
+        let lag = |(lane, p): (&u16, &Position)| {
+            let end = view.index.lanes.get(lane).map_or(p.next, |l| l.next);
+            Lag { lane: *lane, priority: p.place.priority, next: p.next, end }
+        };
+        self.lanes.iter().map(lag).collect()
+    }
+
+    /// The priority of what would be read next, of the lanes that are known.
+    pub fn waiting(&self) -> Option<u8> {
+        self.waiting_lane().and_then(|lane| self.lanes.get(&lane)).map(|position| position.place.priority)
     }
 
     /// The next events, at most `max` of them and about `bytes`; waits until there is one. Higher priorities first.
@@ -147,7 +210,8 @@ impl Reader {
         let view = self.shared.view();
         self.lanes
             .iter()
-            .filter(|(id, p)| view.index.lanes.get(id).is_some_and(|l| l.next > p.next))
+            .filter(|(_, p)| p.place.priority >= self.floor)
+            .filter(|(id, p)| view.index.lanes.get(id).is_some_and(|l| l.next.min(p.stop) > p.next))
             .max_by_key(|(id, p)| (p.place.priority, std::cmp::Reverse(**id)))
             .map(|(id, _)| *id)
     }
@@ -168,16 +232,20 @@ impl Reader {
             let place =
                 Place { store: self.shared.store, lane: *id, topic: lane.topic.clone(), priority: lane.priority };
             let ttl = self.shared.ttl(&lane.topic);
-            self.lanes.insert(*id, Position { place, ttl, next, ahead: VecDeque::new(), pause: None });
+            self.lanes.insert(*id, Position::new(place, ttl, next));
         }
     }
 }
 
 impl Position {
+    fn new(place: Place, ttl: i64, next: u64) -> Self {
+        Position { place, ttl, next, stop: u64::MAX, ahead: VecDeque::new(), pause: None }
+    }
+
     fn take(&mut self, lane: u16, max: usize, bytes: usize, eras: &Eras) -> Option<Lot> {
         let mut lot = Lot { lane, from: self.next, to: self.next, events: Vec::new(), broken: None };
         let mut size = 0;
-        while let Some(chunk) = self.ahead.front() {
+        while let Some(chunk) = self.ahead.front().filter(|_| lot.to < self.stop) {
             let data = match &chunk.data {
                 Ok(data) => data,
                 Err(_) if !lot.events.is_empty() => break,
@@ -195,7 +263,7 @@ impl Position {
             if records.skip_to(lot.to).is_none() {
                 lot.to = chunk.end();
             }
-            while lot.to < chunk.end() && lot.events.len() < max && size < bytes {
+            while lot.to < chunk.end().min(self.stop) && lot.events.len() < max && size < bytes {
                 let Some(mut event) = records.next() else {
                     lot.to = chunk.end(); // cannot happen while the CRC holds; never loop on it
                     break;

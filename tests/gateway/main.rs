@@ -11,6 +11,7 @@ mod hostile;
 mod in_process;
 mod kill;
 mod kit;
+mod metered;
 mod outage;
 mod poison;
 mod refused;

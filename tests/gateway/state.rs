@@ -61,6 +61,13 @@ fn a_disk_that_fails_and_kills_count_nothing_twice() {
         let gateway = plant.start();
         plant.post((EVENTS..EVENTS + LATE).map(half).collect()).into_iter().for_each(|hand| hand.join().unwrap());
         plant.wait((EVENTS + LATE / 2) as usize);
+        // What the limit stops does not arrive: only the gateway knows when it is done with it.
+        let done = format!("pipelines.p/checkpoint: of `p/checkpoint` delivered {}, queued 0,", EVENTS + LATE);
+        wait_for("the last events", LONG, || {
+            thread::sleep(Duration::from_millis(50));
+            Command::new("kill").args(["-USR1", &gateway.pid().to_string()]).status().unwrap();
+            gateway.log().contains(&done)
+        });
         assert!(gateway.stop().success());
         let (dead, ledger) = refused::read(plant.dir.path());
         assert!(dead.is_empty());
