@@ -1,7 +1,8 @@
 """What must hold of the events that reached the upstream."""
 
 import re
-from datetime import datetime
+
+from machine import seconds
 
 # Seconds that a clock may be wrong: the board's real-time clock has whole seconds.
 CLOCK = 3
@@ -57,28 +58,18 @@ def meter_faults(bodies):
     return faults
 
 
-def contact_faults(bodies, boots):
-    """From each boot the level, then every edge that was shown and at most the one after it, rising and falling in turn."""
-    faults = []
-    for line in sorted({body["line"] for body in bodies}):
-        counts = []
-        for body in (body for body in bodies if body["line"] == line):
-            if "seq" not in body:
-                want, number = {"line": line, "value": False}, 0
-            elif not counts:
-                faults.append(f"lost: {line}: the level before {body}")
-                break
-            else:
-                number = counts.pop() + 1
-                edge = "rising" if number % 2 else "falling"
-                want = {"line": line, "value": bool(number % 2), "edge": edge, "seq": number}
-            if body != want:
-                faults.append(f"lost: {line}: expected {want}, found {body}")
-                number = body.get("seq", 0)
-            counts.append(number)
-        edges = [boot.get(line, 0) for boot in boots]
-        if len(counts) != len(edges) or any(not 0 <= count - edge <= 1 for count, edge in zip(counts, edges)):
-            faults.append(f"lost: {line}: edges of each boot were {edges}, {counts} arrived")
+def contact_faults(bodies):
+    """Of each line in each boot the level, then every edge, rising and falling in turn."""
+    faults, counts = [], {}
+    for body in bodies:
+        line = body["line"]
+        number = counts[line] = counts.get(line, -1) + 1
+        want = {"line": line, "value": number % 2 == 1}
+        if number > 0:
+            want |= {"edge": "rising" if number % 2 else "falling", "seq": number}
+        if body != want:
+            faults.append(f"lost: expected {want}, found {body}")
+            counts[line] = body.get("seq", 0)
     return faults
 
 
@@ -86,14 +77,13 @@ def time_faults(events, begun, ended):
     faults = []
     for event in events:
         for name in ["time", "intake"]:
-            when = datetime.fromisoformat(event[name].replace("Z", "+00:00")).timestamp()
-            if not begun - CLOCK < when < ended + CLOCK:
+            if not begun - CLOCK < seconds(event[name]) < ended + CLOCK:
                 faults.append(f"clock: `{name}` of {event['topic']} `{event['id']}` is {event[name]}")
     return faults
 
 
-def check(upstream, shown, acknowledged, boots):
-    """All that is wrong, a line each; nothing if all is well. `boots` has the edges that each boot showed, by line."""
+def check(upstream, shown, acknowledged):
+    """All that is wrong, a line each; nothing if all is well."""
     upstream, again = firsts(upstream)
     shown, shown_again = firsts(shown)
     bodies = lambda topic: [event["body"] for event in upstream.values() if event["topic"] == topic]
@@ -103,11 +93,11 @@ def check(upstream, shown, acknowledged, boots):
         *shown_faults(upstream, shown),
         *counter_faults(bodies("counter"), acknowledged),
         *meter_faults(bodies("meter")),
-        *contact_faults(bodies("contacts"), boots),
+        *contact_faults(bodies("contacts")),
     ]
 
 
-def unseen(upstream, shown, acknowledged, boots):
+def unseen(upstream, shown, acknowledged):
     """Whether `check` sees damage: what was done to the events of a good run without its noticing."""
     first = {topic: next(n for n, e in enumerate(upstream) if e["topic"] == topic) for topic in ["counter", "meter", "contacts"]}
     missed = []
@@ -120,6 +110,6 @@ def unseen(upstream, shown, acknowledged, boots):
         renamed = [*upstream, {**upstream[second], "id": "another"}]
         changed = [*upstream, {**upstream[second], "body": {}}]
         for what, events in [("lost", gone), ("swapped", swapped), ("repeated", renamed), ("changed", changed)]:
-            if not check(events, shown, acknowledged, boots):
+            if not check(events, shown, acknowledged):
                 missed.append(f"one event of {topic} {what}")
     return missed

@@ -10,9 +10,10 @@ import subprocess
 import tempfile
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
-MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "crc32c_generic", "ext4", "gpio_pl061", "8250_pci"]
+MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "crc32c_generic", "ext4", "gpio_pl061", "gpio_keys", "8250_pci"]
 # PL061 of QEMU's machine `virt`; the register of the levels is read through a mask of the lines.
 GPIO_LEVELS, GPIO_DIRECTIONS = 0x0903_0000 + (0xFF << 2), 0x0903_0400
 # Seconds. A boot takes three of them; the machine may be shared.
@@ -31,6 +32,11 @@ def waiting(what, seconds, ready):
             raise Broken(f"{what}: not within {seconds} s")
         time.sleep(0.01)
     return found
+
+
+def seconds(text):
+    """A time of RFC 3339 as seconds since 1970."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 def read_module(path):
@@ -71,15 +77,14 @@ def archive(files):
     return bytes(out)
 
 
-def initramfs(arm64, binary, init, config):
-    files = {name: (0o40755, b"") for name in ["bin", "data", "dev", "etc", "modules", "proc", "sys", "tmp"]}
+def initramfs(arm64, binary, init):
+    files = {name: (0o40755, b"") for name in ["bin", "data", "dev", "modules", "proc", "sys", "tmp"]}
     order = modules(arm64 / "modules")
     for name, content in order.items():
         files[f"modules/{name}"] = (0o100644, content)
     files["modules/order"] = (0o100644, "".join(f"{name}\n" for name in order).encode())
     files["bin/busybox"] = (0o100755, (arm64 / "busybox").read_bytes())
     files["bin/tidegate"] = (0o100755, Path(binary).read_bytes())
-    files["etc/tidegate.jsonc"] = (0o100644, config.encode())
     files["init"] = (0o100755, Path(init).read_bytes())
     return archive(files)
 
@@ -108,6 +113,7 @@ class Machine:
 
     def __init__(self, arm64, initrd, disk, log, plant_port, discard=False):
         self.folder = Path(tempfile.mkdtemp(prefix="board-"))
+        # For each GPIO line the number of the last edge that was shown; 0 after its level at the beginning.
         self.shown, self.edges, self.testing = [], {}, threading.Lock()
         port = lambda name: f"socket,id={name},path={self.folder}/{name},server=on,wait=off"
         # QEMU writes through the host's page cache, which outlives its SIGKILL: the disk is one that keeps what it was given.
@@ -156,14 +162,14 @@ class Machine:
         self.gpio = next(f"/machine/unattached/{part['name']}" for part in parts if "pl061" in part["type"])
 
     def read_shown(self, talk):
-        """What the gateway shows, and the number of each line's last edge; the last line may be torn by the power cut."""
+        """What the gateway shows; the last line may be torn by the power cut."""
         try:
             for line in talk.lines:
                 if line.endswith("}\n"):
-                    self.shown.append(json.loads(line))
-                    body = self.shown[-1]["body"]
-                    if "seq" in body:
-                        self.edges[body["line"]] = body["seq"]
+                    event = json.loads(line)
+                    self.shown.append(event)
+                    if event["topic"] in ("contacts", "tank"):
+                        self.edges[event["body"]["line"]] = event["body"].get("seq", 0)
         except OSError:
             pass
 

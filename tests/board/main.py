@@ -14,12 +14,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter as Counted
 from pathlib import Path
 
 import probes
 from check import check, time_faults, unseen
 from machine import Broken, Machine, initramfs, waiting
-from sensors import LINES, Contacts, Counter, Meter, Outbox, USER, password_hash
+from sensors import USER, Contacts, Counter, Meter, Outbox, named, password_hash
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -30,8 +31,8 @@ LIMIT, DRAIN = 480, 90
 CUTS = ["up", "down", "drain", "down", "up", "drain", "drain", "up", "down", "drain"]
 
 
-def configuration(broker):
-    lines = {name: f"{CHIP}:{offset}" for name, offset in LINES.items()}
+def configuration(broker, boot):
+    lines = {name: f"{CHIP}:{offset}" for name, offset in named(boot).items()}
     user = {"name": USER, "password": password_hash()}
     everything = ["counter", "contacts", "meter", "tank"]
     return {
@@ -43,7 +44,7 @@ def configuration(broker):
             "meter": {"type": "serial", "path": "/dev/ttyS0", "framing": "lines", "skip_first": True},
             "tank": {
                 "type": "gpio",
-                "lines": {"tank": f"{CHIP}:{probes.TANK}"},
+                "lines": {f"tank {boot}": f"{CHIP}:{probes.TANK}"},
                 "poll": "50ms",
                 "report": "change",
                 "active_low": True,
@@ -109,7 +110,7 @@ class Rig:
         self.folder.mkdir(parents=True)
         self.console, self.disk = self.folder / "console.log", self.folder / "flash.img"
         self.random, self.begun, self.machine = random.Random(seed), time.time(), None
-        self.outbox, self.shown, self.boots = Outbox(), [], []
+        self.outbox, self.shown, self.boots = Outbox(), [], 0
         self.plant, self.arm64 = free_port(), ROOT / "target/board/arm64"
         with self.disk.open("wb") as disk:
             disk.truncate(64 << 20)
@@ -117,9 +118,8 @@ class Rig:
         options = "lazy_itable_init=0,lazy_journal_init=0"
         subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-E", options, self.disk], check=True)
         self.upstream = Upstream(self.folder)
-        config = json.dumps(configuration(self.upstream.port), indent=2)
         self.initrd = self.folder / "initrd"
-        self.initrd.write_bytes(initramfs(self.arm64, binary, HERE / "init", config))
+        self.initrd.write_bytes(initramfs(self.arm64, binary, HERE / "init"))
 
     def boot(self, uplink, discard=False):
         self.machine = Machine(self.arm64, self.initrd, self.disk, self.console, self.plant, discard)
@@ -129,20 +129,22 @@ class Rig:
 
     def gateway(self):
         """Starts it, and waits until it holds its lines."""
-        self.machine.run("tidegate run /etc/tidegate.jsonc </dev/null >/dev/shown 2>/dev/console &")
-        lines = lambda: {event["body"].get("line") for event in self.machine.shown} >= {*LINES, "tank"}
-        waiting("the gateway's first events", 30, lines)
+        config = json.dumps(configuration(self.upstream.port, self.boots), indent=2)
+        self.machine.run(f"cat >/tidegate.jsonc <<'END'\n{config}\nEND")
+        self.machine.run("tidegate run /tidegate.jsonc </dev/null >/dev/shown 2>/dev/console &")
+        lines = {*named(self.boots), f"tank {self.boots}"}
+        waiting("the gateway's first events", 30, lambda: lines <= set(self.machine.edges))
 
     def sensors(self):
-        self.running = [Counter(self.plant, self.outbox), Meter(self.machine, len(self.boots)), Contacts(self.machine)]
+        self.running = [Counter(self.plant, self.outbox), Meter(self.machine, self.boots), Contacts(self.machine, self.boots)]
 
     def power_cut(self):
         """The power first, then the sensors: they do not expect it."""
-        self.machine.cut_power()
+        machine, self.machine = self.machine, None
+        machine.cut_power()
+        self.shown += machine.shown
+        self.boots += 1
         self.end_sensors()
-        self.shown += self.machine.shown
-        self.boots.append(dict(self.machine.edges))
-        self.machine = None
 
     def end_sensors(self):
         for sensor in self.running:
@@ -191,11 +193,8 @@ class Rig:
             time.sleep(1)
 
     def known(self):
-        boots, shown = list(self.boots), list(self.shown)
-        if self.machine:
-            boots.append(dict(self.machine.edges))
-            shown += self.machine.shown
-        return self.upstream.read(), shown, self.outbox.acknowledged, boots
+        shown = self.shown + (self.machine.shown if self.machine else [])
+        return self.upstream.read(), shown, self.outbox.acknowledged
 
     def faults(self):
         return check(*self.known())
@@ -231,12 +230,10 @@ def main_test(rig, cuts):
     faults += time_faults(rig.upstream.events, rig.begun, time.time()) + rig.disk_faults()
     if not faults:
         faults = [f"the check did not see: {what}" for what in unseen(*known)]
-    events = known[0]
-    ids = {event["id"] for event in events}
-    edges = sum(sum(boot.values()) for boot in known[3])
-    lines = sum(event["topic"] == "meter" for event in known[1])
-    print(f"-- {len(known[2])} messages acknowledged, {edges} edges and {lines} lines shown; {len(ids)} events arrived, and"
-          f" {len(events) - len(ids)} repeats", flush=True)  # fmt: skip
+    events, shown, acknowledged = known
+    ids, count = {event["id"] for event in events}, Counted({event["id"]: event["topic"] for event in shown}.values())
+    print(f"-- {len(acknowledged)} messages acknowledged, {count['contacts']} edges and {count['meter']} lines shown;"
+          f" {len(ids)} events arrived, and {len(events) - len(ids)} repeats", flush=True)  # fmt: skip
     return faults
 
 
