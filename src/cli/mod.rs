@@ -16,7 +16,7 @@ use crate::{
     process as processes, runtime, sinks, sources,
 };
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::{
     io::{BufRead, IsTerminal, Read, Write},
     path::{Path, PathBuf},
@@ -171,6 +171,11 @@ impl Format {
     fn of(name: &str) -> Self {
         if name == "json" { Format::Json } else { Format::Text }
     }
+}
+
+/// The whole command line, for man pages and completions.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Everything a configuration can name.

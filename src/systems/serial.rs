@@ -3,16 +3,19 @@
 use crate::{budget::Span, fault::Fault};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, open},
-    io::Errno,
-    termios::ioctl_tiocexcl,
+    io::{self, Errno},
+    termios::{
+        ControlModes, InputModes, OptionalActions, SpecialCodeIndex, Termios, ioctl_tiocexcl, tcgetattr, tcsetattr,
+    },
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serial2_tokio::{
-    CharSize, FlowControl, SerialPort, Settings, StopBits,
+use serial2::{
+    SerialPort,
     rs4xx::{Rs485Config, TransceiverMode},
 };
-use std::{io, os::fd::OwnedFd, path::PathBuf};
+use std::{os::fd::OwnedFd, path::PathBuf};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// How parity bits are set and checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -85,51 +88,74 @@ impl Line {
 
     /// Opens the port for nobody else and sets it.
     pub fn open(&self) -> Result<Port, Fault> {
-        let told = |e: io::Error| {
-            let why = match e.raw_os_error().map(Errno::from_raw_os_error) {
-                Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => "it is not there; is the device plugged in?",
-                Some(Errno::ACCESS | Errno::PERM) => "no permission; is the user in the group `dialout`?",
-                Some(Errno::BUSY | Errno::AGAIN) => "another program, or another source, has it open",
-                Some(Errno::NOTTY) => "it is no serial port",
+        let told = |e: Errno| {
+            let why = match e {
+                Errno::NOENT | Errno::NODEV | Errno::NXIO => "it is not there; is the device plugged in?",
+                Errno::ACCESS | Errno::PERM => "no permission; is the user in the group `dialout`?",
+                Errno::BUSY | Errno::AGAIN => "another program, or another source, has it open",
+                Errno::NOTTY => "it is no serial port",
                 _ => return Fault::retry(format!("cannot open `{}`: {e}", self.path.display())),
             };
             Fault::retry(format!("cannot open `{}`: {why}", self.path.display()))
         };
-        // The lock stops who asks for it, this gateway included; the kernel stops everyone else but root.
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let held = open(&self.path, flags, Mode::empty()).map_err(|e| told(e.into()))?;
-        flock(&held, FlockOperation::NonBlockingLockExclusive).map_err(|e| told(e.into()))?;
-        let port = SerialPort::open(&self.path, |settings| self.set(settings)).map_err(told)?;
-        ioctl_tiocexcl(&held).map_err(|e| told(e.into()))?;
-        if let Some(rs485) = &self.rs485 {
-            let refused = |e| Fault::retry(format!("`{}` cannot be set to RS-485: {e}", self.path.display()));
-            port.set_rs4xx_mode(rs485.mode()).map_err(refused)?;
+        let port = open(&self.path, flags, Mode::empty()).map_err(told)?;
+        // The lock stops who asks for it, this gateway included; the kernel stops everyone else but root.
+        flock(&port, FlockOperation::NonBlockingLockExclusive).map_err(told)?;
+        let wanted = self.settings(tcgetattr(&port).map_err(told)?).map_err(told)?;
+        tcsetattr(&port, OptionalActions::Drain, &wanted).map_err(told)?;
+        // A driver takes what it can and drops the rest without a word.
+        if !same(&wanted, &tcgetattr(&port).map_err(told)?) {
+            let why = "it does not take this speed, parity, flow control or number of bits";
+            return Err(Fault::retry(format!("cannot open `{}`: {why}", self.path.display())));
         }
-        Ok(Port { port, path: self.path.clone(), _held: held })
+        ioctl_tiocexcl(&port).map_err(told)?;
+        if let Some(rs485) = &self.rs485 {
+            let set = |port| SerialPort::from(port).set_rs4xx_mode(rs485.mode());
+            let refused = |e| Fault::retry(format!("`{}` cannot be set to RS-485: {e}", self.path.display()));
+            port.try_clone().and_then(set).map_err(refused)?;
+        }
+        #[allow(deprecated, reason = "what replaces it is not safe; a port keeps its descriptor as long as it lives")]
+        let port = AsyncFd::new(port);
+        let cannot_wait = |e| Fault::retry(format!("cannot wait for `{}`: {e}", self.path.display()));
+        Ok(Port { port: port.map_err(cannot_wait)?, path: self.path.clone() })
     }
 
-    fn set(&self, mut settings: Settings) -> io::Result<Settings> {
-        settings.set_raw();
-        settings.set_baud_rate(self.baud)?;
-        settings.set_char_size(match self.data_bits {
-            5 => CharSize::Bits5,
-            6 => CharSize::Bits6,
-            7 => CharSize::Bits7,
-            _ => CharSize::Bits8,
+    /// Bytes as they are, all at once when they are there. (The kernel's call for any speed is missing in emulators such
+    /// as qemu-user; rustix then falls back to the one for the usual speeds.)
+    fn settings(&self, mut port: Termios) -> io::Result<Termios> {
+        port.make_raw();
+        port.special_codes[SpecialCodeIndex::VMIN] = 1;
+        port.special_codes[SpecialCodeIndex::VTIME] = 0;
+        port.set_speed(self.baud)?;
+        port.input_modes |= InputModes::IGNBRK | InputModes::IGNPAR;
+        port.input_modes.set(InputModes::IXON | InputModes::IXOFF, self.flow == Flow::XonXoff);
+        port.control_modes.remove(ControlModes::CSIZE);
+        port.control_modes.insert(match self.data_bits {
+            5 => ControlModes::CS5,
+            6 => ControlModes::CS6,
+            7 => ControlModes::CS7,
+            _ => ControlModes::CS8,
         });
-        settings.set_parity(match self.parity {
-            Parity::None => serial2_tokio::Parity::None,
-            Parity::Even => serial2_tokio::Parity::Even,
-            Parity::Odd => serial2_tokio::Parity::Odd,
-        });
-        settings.set_stop_bits(if self.stop_bits == 2 { StopBits::Two } else { StopBits::One });
-        settings.set_flow_control(match self.flow {
-            Flow::None => FlowControl::None,
-            Flow::RtsCts => FlowControl::RtsCts,
-            Flow::XonXoff => FlowControl::XonXoff,
-        });
-        Ok(settings)
+        port.control_modes.set(ControlModes::PARENB, self.parity != Parity::None);
+        port.control_modes.set(ControlModes::PARODD, self.parity == Parity::Odd);
+        port.control_modes.set(ControlModes::CSTOPB, self.stop_bits == 2);
+        port.control_modes.set(ControlModes::CRTSCTS, self.flow == Flow::RtsCts);
+        Ok(port)
     }
+}
+
+/// Whether a port has what was wanted. Its divisor may miss the speed by 2.5 %, which receivers bear.
+fn same(wanted: &Termios, got: &Termios) -> bool {
+    let bits = ControlModes::CSIZE
+        | ControlModes::PARENB
+        | ControlModes::PARODD
+        | ControlModes::CSTOPB
+        | ControlModes::CRTSCTS;
+    let speed = wanted.output_speed();
+    wanted.control_modes & bits == got.control_modes & bits
+        && wanted.input_modes == got.input_modes
+        && got.output_speed().abs_diff(speed) <= speed / 40
 }
 
 impl Rs485 {
@@ -144,22 +170,20 @@ impl Rs485 {
     }
 }
 
-/// An open port. Dropped, it is closed.
+/// An open port. Dropped, it is closed, and the lock with it.
 pub struct Port {
-    port: SerialPort,
+    port: AsyncFd<OwnedFd>,
     path: PathBuf,
-    /// Keeps the lock.
-    _held: OwnedFd,
 }
 
 impl Port {
     /// What has come, waiting for the first byte. A device that is gone, or hung up, is an error.
     pub async fn read(&self, into: &mut [u8]) -> Result<usize, Fault> {
         let path = self.path.display();
-        match self.port.read(into).await {
+        match self.port.async_io(Interest::READABLE, |port| Ok(rustix::io::read(port, &mut *into)?)).await {
             Ok(0) => Err(Fault::retry(format!("`{path}` is gone"))),
             Ok(read) => Ok(read),
-            Err(e) => match e.raw_os_error().map(Errno::from_raw_os_error) {
+            Err(e) => match Errno::from_io_error(&e) {
                 Some(Errno::IO | Errno::NODEV | Errno::NXIO) => Err(Fault::retry(format!("`{path}` is gone"))),
                 _ => Err(Fault::retry(format!("cannot read `{path}`: {e}"))),
             },
@@ -167,8 +191,13 @@ impl Port {
     }
 
     /// Writes all of it.
-    pub async fn write(&self, bytes: &[u8]) -> Result<(), Fault> {
-        let refused = |e| Fault::retry(format!("cannot write `{}`: {e}", self.path.display()));
-        self.port.write_all(bytes).await.map_err(refused)
+    pub async fn write(&self, mut bytes: &[u8]) -> Result<(), Fault> {
+        while !bytes.is_empty() {
+            let write = |port: &OwnedFd| Ok(rustix::io::write(port, bytes)?);
+            let refused = |e| Fault::retry(format!("cannot write `{}`: {e}", self.path.display()));
+            let written = self.port.async_io(Interest::WRITABLE, write).await.map_err(refused)?;
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        Ok(())
     }
 }

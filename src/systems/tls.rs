@@ -3,15 +3,17 @@
 //! Files are read when a configuration is made, which components do at each connection, so that a renewed certificate
 //! is used without a restart.
 
+use crate::clock;
 use anyhow::{Context, anyhow, bail};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
     pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName,
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
     server::WebPkiClientVerifier,
+    time_provider::TimeProvider,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -20,6 +22,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// A whole bundle of public roots has 230 KB; anything much larger is not what was meant (a device, a disk image).
@@ -80,7 +83,7 @@ pub fn client_config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
         Some(file) => authorities(file)?,
         None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
     };
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(WallClock))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
     let config = match (&tls.cert, &tls.key) {
@@ -95,7 +98,8 @@ pub fn client_config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
 
 /// Reads the files and makes what a TLS server needs. The error names the file.
 pub fn server_config(tls: &ServerTls) -> anyhow::Result<Arc<ServerConfig>> {
-    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = ServerConfig::builder_with_details(provider(), Arc::new(WallClock));
+    let builder = builder.with_safe_default_protocol_versions()?;
     let builder = match &tls.client_ca {
         Some(file) => {
             let roots = Arc::new(authorities(file)?);
@@ -108,6 +112,17 @@ pub fn server_config(tls: &ServerTls) -> anyhow::Result<Arc<ServerConfig>> {
         .with_single_cert(certificates(&tls.cert)?, private_key(&tls.key)?)
         .with_context(|| misfit(&tls.cert, &tls.key))?;
     Ok(Arc::new(config))
+}
+
+/// The time against which certificates are checked: rustls' own reading panics on armv7 musl after January 2038.
+#[derive(Debug)]
+struct WallClock;
+
+impl TimeProvider for WallClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let millis = u64::try_from(clock::wall_ms()).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(millis)))
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -241,7 +241,7 @@ async fn a_port_that_cannot_be_had_is_told() {
         (&file, 8, "it is no serial port"),
         (&taken, 8, "another program, or another source, has it open"),
         // A pty has only bytes of eight bits.
-        (&path, 7, "failed to apply some or all settings"),
+        (&path, 7, "it does not take this speed, parity, flow control or number of bits"),
         (&path, 8, ""),
     ] {
         let told = line(path, data_bits).open().map_or_else(|fault| fault.to_string(), |_| String::new());
