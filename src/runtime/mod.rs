@@ -23,7 +23,7 @@ use crate::{
     config::{self, SinkPlan, SourcePlan, Start},
     event::Path,
     kind::{Before, Fields, Intake, Process, Sink, Source},
-    store::{self, Keep, Options, Store, Window},
+    store::{self, Keep, OpenError, Options, Refusal, Store, Window},
 };
 use chain::{Around, Chain};
 use links::Links;
@@ -46,6 +46,9 @@ const STOP: Duration = Duration::from_secs(8);
 /// How often a gateway whose sources have all ended looks whether everything is delivered.
 const DRAINED: Duration = Duration::from_millis(50);
 
+/// How long a disk that is full at the start is waited for before the next attempt.
+const LATER: Duration = Duration::from_secs(1);
+
 /// Why a gateway has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -60,7 +63,10 @@ pub enum End {
 /// through pipelines and sinks before it is answered. An error means exit code 1.
 pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyhow::Result<End> {
     let mut signals = Signals::new()?;
-    let store = open(&plan, stateless)?;
+    let store = tokio::select! {
+        store = open(&plan, stateless) => store?,
+        end = signals.next(|| {}, &reload) => return Ok(end),
+    };
     let links = Links::default();
     let (fatal, mut failures) = mpsc::channel(1);
     let (stop, stopping) = watch::channel(false);
@@ -198,13 +204,49 @@ fn is_ours(consumer: &str) -> bool {
     consumer.starts_with("pipelines.") || consumer.starts_with("sinks.")
 }
 
-fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
+/// Opens the store. A disk that is full or read-only is waited for.
+async fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
+    let options = options(plan, stateless);
+    let place = options.path.as_ref().map_or_else(|| "memory".into(), |p| p.display().to_string());
+    let mut waits = false;
+    loop {
+        match Store::open(options.clone()) {
+            Err(OpenError::Later(why)) => {
+                if !std::mem::replace(&mut waits, true) {
+                    log::error!("store `{place}`: {why}; waiting until it can be opened");
+                }
+                notify::waiting();
+            }
+            opened => return opened.map_err(|error| anyhow::anyhow!("store `{place}`: {error}")),
+        }
+        tokio::time::sleep(LATER).await;
+    }
+}
+
+/// Registers a consumer; a disk on which it cannot be written down is waited for.
+async fn register(store: &Store, name: &str, topics: &[Arc<str>], start: Start) -> anyhow::Result<u32> {
+    let mut waits = false;
+    loop {
+        match store.consumer(name, topics, start_of(start)).await {
+            Err(Refusal::Full | Refusal::Failed(_)) => {
+                if !std::mem::replace(&mut waits, true) {
+                    log::error!("{name}: it is new, and the disk does not take it; waiting");
+                }
+                notify::waiting();
+            }
+            registered => return Ok(registered?),
+        }
+        tokio::time::sleep(LATER).await;
+    }
+}
+
+fn options(plan: &Plan, stateless: bool) -> Options {
     let settings = &plan.settings;
     let path = (!stateless).then(|| PathBuf::from(&settings.store.path));
     let keep = |t: &config::TopicSettings| Keep { age: t.keep.age.map(|s| s.0), bytes: t.keep.bytes.map(|s| s.0) };
     let dedupe = &settings.store.dedupe;
-    let options = Options {
-        path: path.clone(),
+    Options {
+        path,
         high: settings.store.disk.high.0,
         low: settings.store.disk.low().0,
         window: Window {
@@ -213,9 +255,7 @@ fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
         },
         keep: settings.topics.iter().map(|(name, topic)| (name.clone(), keep(topic))).collect(),
         ..Options::default()
-    };
-    let place = path.map_or_else(|| "memory".into(), |p| p.display().to_string());
-    Store::open(options).map_err(|error| anyhow::anyhow!("store `{place}`: {error}"))
+    }
 }
 
 fn fields(source: &SourcePlan<dyn Source>) -> anyhow::Result<Fields> {
@@ -253,7 +293,7 @@ async fn start_sinks(
 ) -> anyhow::Result<()> {
     for plan in sinks {
         let (name, topics) = (format!("sinks.{}", plan.name), names(&plan.from));
-        let consumer = store.consumer(&name, &topics, start_of(plan.common.start)).await?;
+        let consumer = register(store, &name, &topics, plan.common.start).await?;
         let outlet = sink::Outlet {
             name,
             sink: plan.sink,
@@ -296,7 +336,7 @@ async fn start_pipelines(
     // All are known before the first one writes: the store does not keep what nobody reads.
     let mut consumers = Vec::new();
     for chain in &chains {
-        consumers.push(store.consumer(&chain.name, &names(&chain.from), start_of(chain.start)).await?);
+        consumers.push(register(store, &chain.name, &names(&chain.from), chain.start).await?);
     }
     let mut finishers = Vec::new();
     for (chain, consumer) in chains.into_iter().zip(consumers) {

@@ -25,12 +25,22 @@ pub(super) fn identity(db: &Connection, highest: &Highest) -> Result<(u64, u64),
     Ok((read("store")?.unsigned_abs(), read("base")?.unsigned_abs()))
 }
 
-pub(super) fn register_boot(db: &Connection) -> Result<u32, OpenError> {
-    db.execute("INSERT INTO boot (id, at) VALUES (?1, ?2)", params![clock::boot_id(), clock::wall_ms()])?;
-    let n = db.last_insert_rowid();
+/// The number of this start.
+pub(super) fn next_boot(db: &Connection) -> rusqlite::Result<u32> {
+    let last: i64 = db.query_row("SELECT coalesce(max(n), 0) FROM boot", [], |r| r.get(0))?;
+    Ok(u32::try_from(last + 1).unwrap_or(u32::MAX))
+}
+
+/// Writes the number of this start down, in a transaction if none is open.
+pub(super) fn register_boot(db: &Connection, n: u32) -> rusqlite::Result<()> {
+    let n = i64::from(n);
+    db.execute(
+        "INSERT OR IGNORE INTO boot (n, id, at) VALUES (?1, ?2, ?3)",
+        params![n, clock::boot_id(), clock::wall_ms()],
+    )?;
     // A gateway that restarts every minute for a year makes half a million rows; events older than that are gone.
     db.execute("DELETE FROM boot WHERE n <= ?1", [n - 100_000])?;
-    Ok(u32::try_from(n).unwrap_or(u32::MAX))
+    Ok(())
 }
 
 pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), OpenError> {

@@ -4,6 +4,7 @@
 //! a batch, what a component wants to remember. The writer takes all steps that wait into one transaction, so one flush
 //! serves them all, and answers after it. Readers see what is committed, from memory while it is fresh.
 
+mod ballast;
 mod consumers;
 mod highest;
 mod lane;
@@ -14,6 +15,7 @@ mod schema;
 mod seen;
 #[cfg(test)]
 mod tests;
+mod tight;
 mod trim;
 mod writer;
 
@@ -79,6 +81,9 @@ pub enum OpenError {
     Foreign,
     #[error("another process has the database open")]
     Locked,
+    /// It may work later: the disk is full, or read-only.
+    #[error("{0}")]
+    Later(String),
     #[error("the database cannot be used safely: {0}")]
     Unsafe(String),
     #[error("{0}")]
@@ -92,6 +97,19 @@ impl From<rusqlite::Error> for OpenError {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => OpenError::Locked,
             _ => OpenError::Sqlite(error),
+        }
+    }
+}
+
+impl OpenError {
+    /// What it means where the disk takes no writes.
+    fn seen(self, cause: ballast::Cause) -> Self {
+        let full = matches!(&self, OpenError::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull));
+        match cause {
+            ballast::Cause::Space => OpenError::Later(format!("the disk is full: {self}")),
+            ballast::Cause::ReadOnly => OpenError::Later(format!("the file system is read-only: {self}")),
+            ballast::Cause::Other if full => OpenError::Later(format!("the disk is full: {self}")),
+            ballast::Cause::Other => self,
         }
     }
 }
@@ -135,6 +153,11 @@ impl Step {
     /// Whether it brings events from outside.
     fn is_intake(&self) -> bool {
         !self.appends.is_empty() && self.moves.is_empty() && !self.inner
+    }
+
+    /// Whether no consumer made it.
+    fn is_outside(&self) -> bool {
+        self.moves.is_empty() && !self.inner
     }
 
     /// Adds a later step to this one; moves of the same cursor become one.
@@ -264,6 +287,14 @@ impl Store {
     /// Opens the store, in a folder that is made if need be, and starts its writer. A file that cannot be read is moved aside and a fresh one begun, with a
     /// line in the log; a newer, a foreign or a locked one is refused untouched.
     pub fn open(options: Options) -> Result<Store, OpenError> {
+        let path = options.path.clone();
+        Self::open_now(options).map_err(|error| match error {
+            OpenError::Newer { .. } | OpenError::Foreign | OpenError::Locked | OpenError::Later(_) => error,
+            error => error.seen(ballast::Ballast::beside(path.as_deref()).probe()),
+        })
+    }
+
+    fn open_now(options: Options) -> Result<Store, OpenError> {
         let limit = options.waiting.clamp(64 << 10, u32::MAX as usize);
         let path = options.path.clone();
         if let Some(path) = &path {

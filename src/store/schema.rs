@@ -122,6 +122,29 @@ pub(super) fn used(db: &Connection) -> rusqlite::Result<u64> {
     Ok((pages * pragma(db, "page_size")?).unsigned_abs())
 }
 
+/// Bytes of free pages inside of the file.
+pub(super) fn unused(db: &Connection) -> rusqlite::Result<u64> {
+    Ok((pragma(db, "freelist_count")? * pragma(db, "page_size")?).unsigned_abs())
+}
+
+/// From how many bytes on the WAL is folded in, and whether the file may grow.
+pub(super) fn limit(db: &Connection, wal: u64, full: bool) -> rusqlite::Result<()> {
+    let wal = (wal as i64 / PAGE_SIZE).clamp(1, WAL_PAGES);
+    // SQLite takes the size that the file has for less.
+    let pages = if full { 1 } else { i64::from(u32::MAX - 1) };
+    for pragma in [format!("wal_autocheckpoint={wal}"), format!("max_page_count={pages}")] {
+        db.query_row(&format!("PRAGMA {pragma}"), [], |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// Leaves the WAL as it is when the connection ends.
+pub(super) fn keep_wal(db: &Connection) {
+    use rusqlite::config::DbConfig;
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok();
+}
+
 /// Moves an unreadable database aside, all its files together, so that a fresh one can serve. Gives the new place.
 pub(super) fn set_aside(path: &Path, wall_ms: i64) -> std::io::Result<PathBuf> {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Rows looked at in one go, a lane: bounds how long one commit takes.
 const ROWS: i64 = 512;
+/// The same on a full disk: what is deleted is written to the WAL first.
+const ROWS_FULL: i64 = 100;
 /// A lane is trimmed in this many milliseconds again at the earliest: fewer, larger deletes dirty fewer pages.
 const PAUSE_MS: u128 = 100;
 /// Without load, the WAL is folded in this long after the last commit but one.
@@ -20,6 +22,7 @@ const LOOK_MS: u128 = 100;
 
 #[derive(Default)]
 pub(super) struct Trimmer {
+    waits: bool,
     trimmed: Option<Instant>,
     looked: Option<Instant>,
     folded: Option<Instant>,
@@ -39,10 +42,12 @@ impl Trimmer {
         index: &mut Index,
         options: &Options,
         now: i64,
+        full: bool,
     ) -> rusqlite::Result<Vec<u16>> {
-        if !older(PAUSE_MS, self.trimmed) {
+        if std::mem::take(&mut self.waits) || !full && !older(PAUSE_MS, self.trimmed) {
             return Ok(Vec::new());
         }
+        let limit = if full { ROWS_FULL } else { ROWS };
         self.trimmed = Some(Instant::now());
         let passed: Vec<(u16, u64)> = index
             .lanes
@@ -55,8 +60,8 @@ impl Trimmer {
         for (id, passed) in &passed {
             let Some(lane) = index.lanes.get_mut(id) else { continue };
             let passed = *passed;
-            let keep = options.keep.get(&*lane.topic).copied().unwrap_or_default();
-            let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now)? else { continue };
+            let keep = options.keep.get(&*lane.topic).copied().filter(|_| !full).unwrap_or_default();
+            let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now, limit)? else { continue };
             db.prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
                 .execute(params![key(*id, 0), key(*id, end - 1)])?;
             lane.first = end;
@@ -71,8 +76,16 @@ impl Trimmer {
         Ok(changed)
     }
 
+    /// Not in the next transaction.
+    pub fn waits(&mut self) {
+        self.waits = true;
+    }
+
     /// Whether a trim at rest would find something: some lane holds what everybody passed.
-    pub fn due(&self, index: &Index, options: &Options) -> bool {
+    pub fn due(&self, index: &Index, options: &Options, full: bool) -> bool {
+        if full {
+            return index.lanes.iter().any(|(id, l)| index.passed(*id) > l.first);
+        }
         let kept = |topic: &str| options.keep.get(topic).is_some_and(|k| k.age.is_some() || k.bytes.is_some());
         let wait = |topic: &str| if kept(topic) { 60_000 } else { PAUSE_MS };
         index.lanes.iter().any(|(id, l)| index.passed(*id) > l.first && older(wait(&l.topic), self.trimmed))
@@ -123,12 +136,13 @@ fn droppable(
     mut held: u64,
     keep: Keep,
     now: i64,
+    limit: i64,
 ) -> rusqlite::Result<Option<(u64, u64)>> {
     let age = keep.age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
     let mut query = db.prepare_cached(
         "SELECT id, count, at, length(body) FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
     )?;
-    let mut rows = query.query(params![key(lane, first), key(lane, passed), ROWS])?;
+    let mut rows = query.query(params![key(lane, first), key(lane, passed), limit])?;
     let (mut end, mut bytes) = (None, 0);
     while let Some(row) = rows.next()? {
         let (id, count, at, len): (i64, i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);

@@ -2,12 +2,14 @@
 
 use super::{
     Dead, OpenError, Options, Placed, Refusal, Request, Step,
+    ballast::{Ballast, Cause},
     highest::Highest,
     lane::{Index, Shared},
-    load::{identity, load, register_boot, unreadable},
+    load::{identity, load, next_boot, register_boot, unreadable},
     rows::{Chunk, ROW_BYTES, crc, key},
     schema,
     seen::{Seen, Verdict},
+    tight::Disk,
     trim,
 };
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     event::{Batch, batch::put_stamp},
 };
 use bytes::Bytes;
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, params};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -33,23 +35,26 @@ const GROUP: usize = 4096;
 const MAX_DEAD: i64 = 10_000;
 
 type Reply = oneshot::Sender<Result<Vec<Placed>, Refusal>>;
+/// A step that somebody waits for.
+pub(super) type Waiting = (Step, Option<OwnedSemaphorePermit>, Reply);
 
 pub(super) struct Writer {
     pub(super) db: Connection,
-    options: Options,
+    pub(super) options: Options,
     pub(super) shared: Arc<Shared>,
     /// What is on disk and in the open transaction. After a failure it is read again.
     pub(super) index: Index,
     /// After a failure it could not be read again: nothing in memory is believed.
-    stale: bool,
-    seen: Seen,
+    pub(super) stale: bool,
+    pub(super) seen: Seen,
     highest: Highest,
     pub(super) base: u64,
     full: bool,
+    pub(super) disk: Disk,
     /// Steps that nobody waits for, folded into one.
-    riding: Step,
-    ride_since: Option<Instant>,
-    trimmer: trim::Trimmer,
+    pub(super) riding: Step,
+    pub(super) ride_since: Option<Instant>,
+    pub(super) trimmer: trim::Trimmer,
     pub(super) open: Open,
 }
 
@@ -74,7 +79,16 @@ struct Row {
 pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Request>), OpenError> {
     let path = options.path.as_deref();
     let mut highest = Highest::open(path)?;
-    let db = match schema::open(path).and_then(|db| load(&db, &options).map(|_| db)) {
+    let ballast = Ballast::beside(path);
+    ballast.become_wal();
+    let opened = schema::open(path).and_then(|db| load(&db, &options).map(|_| db));
+    let db = match opened {
+        Err(_) if ballast.probe() == Cause::Space && ballast.give_up() => {
+            schema::open(path).and_then(|db| load(&db, &options).map(|_| db))
+        }
+        opened => opened,
+    };
+    let db = match db {
         Ok(db) => db,
         Err(OpenError::Sqlite(error)) if unreadable(&error) => {
             let path = path.ok_or(OpenError::Sqlite(error))?;
@@ -88,14 +102,17 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         Err(error) => return Err(error),
     };
     let (store, base) = identity(&db, &highest)?;
-    highest.cover(base)?;
+    if let Err(error) = highest.cover(base)
+        && Cause::of(&error) == Cause::Other
+    {
+        return Err(error.into()); // on a full disk it is tried again before the first number is given out
+    }
     let (index, seen) = load(&db, &options)?;
-    let boot = register_boot(&db)?;
-    clock::set_boot(boot);
+    clock::set_boot(next_boot(&db)?);
     let shared = Arc::new(Shared::new(store, index.clone()));
     let (send, receive) = mpsc::channel();
     let trimmer = trim::Trimmer::default();
-    let writer = Writer {
+    let mut writer = Writer {
         db,
         options,
         shared: shared.clone(),
@@ -105,11 +122,13 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         highest,
         base,
         full: false,
+        disk: Disk::new(ballast),
         riding: Step::default(),
         ride_since: None,
         trimmer,
         open: Open::default(),
     };
+    writer.settle_in();
     thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&receive))?;
     Ok((shared, send))
 }
@@ -139,6 +158,7 @@ impl Writer {
 
     /// Commits what waits, then does what is not a step. Gives the reply to a close.
     fn serve(&mut self, group: Vec<Request>) -> Option<oneshot::Sender<()>> {
+        self.look_at_disk();
         let (mut steps, mut rest) = (Vec::new(), Vec::new());
         for request in group {
             match request {
@@ -177,7 +197,10 @@ impl Writer {
     }
 
     /// One transaction for all of them: what rides comes first, since it is older.
-    fn commit(&mut self, steps: Vec<(Step, Option<OwnedSemaphorePermit>, Reply)>) {
+    fn commit(&mut self, steps: Vec<Waiting>) {
+        if self.disk.full {
+            return self.commit_apart(steps);
+        }
         let riding = std::mem::take(&mut self.riding);
         self.ride_since = None;
         let mut answers: Vec<Result<Vec<Placed>, Refusal>> = Vec::with_capacity(steps.len());
@@ -193,9 +216,11 @@ impl Writer {
             Ok(())
         });
         if let Err(refusal) = result {
+            self.put_back(riding);
+            if self.disk.full {
+                return self.commit_apart(steps);
+            }
             answers = steps.iter().map(|_| Err(refusal.clone())).collect();
-            self.ride_since = Some(Instant::now());
-            self.riding = riding;
         }
         for ((_, permit, reply), answer) in steps.into_iter().zip(answers) {
             drop(permit);
@@ -206,6 +231,7 @@ impl Writer {
     /// A request that is no step, in a transaction of its own.
     fn alone<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
         let mut value = None;
+        self.trimmer.waits();
         self.transaction(|writer| {
             value = Some(work(writer)?);
             Ok(())
@@ -214,7 +240,10 @@ impl Writer {
     }
 
     /// Begins, works, writes what is open, commits and publishes; or takes everything back.
-    fn transaction(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<()>) -> Result<(), Refusal> {
+    pub(super) fn transaction(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<()>) -> Result<(), Refusal> {
+        if let Some(refusal) = self.disk.known() {
+            return Err(refusal);
+        }
         if self.stale {
             self.read_again()?;
         }
@@ -229,13 +258,9 @@ impl Writer {
         let open = std::mem::take(&mut self.open);
         if let Err(error) = result {
             self.seen.forget();
-            self.take_back(&error);
-            return Err(if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
-                Refusal::Full
-            } else {
-                Refusal::Failed(error.to_string())
-            });
+            return Err(self.take_back(&error));
         }
+        self.disk.wrote();
         self.seen.settle(now);
         let (lanes, cursors): (Vec<_>, Vec<_>) = (open.lanes.into_iter().collect(), open.cursors.into_iter().collect());
         let mut view = self.shared.view();
@@ -244,34 +269,7 @@ impl Writer {
         Ok(())
     }
 
-    /// After a failure nothing in memory is believed: what is on disk is read again, on a fresh connection unless the
-    /// disk was merely full. Until that works, everything is refused.
-    fn take_back(&mut self, error: &rusqlite::Error) {
-        self.db.execute_batch("ROLLBACK").ok();
-        if error.sqlite_error_code() != Some(ErrorCode::DiskFull) {
-            log::error!("store: commit failed, opening the database again: {error}");
-            if let Some(path) = self.options.path.as_deref() {
-                match schema::open(Some(path)) {
-                    Ok(db) => self.db = db,
-                    Err(error) => log::error!("store: `{}` does not open: {error}", path.display()),
-                }
-            }
-        }
-        self.stale = true;
-        if let Err(refusal) = self.read_again() {
-            log::error!("store: reading it again: {refusal}");
-        }
-    }
-
-    fn read_again(&mut self) -> Result<(), Refusal> {
-        let (index, seen) = load(&self.db, &self.options).map_err(|error| Refusal::Failed(error.to_string()))?;
-        self.seen = seen;
-        self.adopt(index);
-        self.stale = false;
-        Ok(())
-    }
-
-    fn adopt(&mut self, mut index: Index) {
+    pub(super) fn adopt(&mut self, mut index: Index) {
         for (id, consumer) in &mut index.consumers {
             if let Some(known) = self.index.consumers.get(id) {
                 consumer.topics.clone_from(&known.topics);
@@ -281,7 +279,7 @@ impl Writer {
         self.index = index;
     }
 
-    fn apply(&mut self, step: &Step) -> rusqlite::Result<Vec<Placed>> {
+    pub(super) fn apply(&mut self, step: &Step) -> rusqlite::Result<Vec<Placed>> {
         let mut placed = Vec::with_capacity(step.appends.len());
         for append in &step.appends {
             let lane = self.lane(&append.topic, append.priority)?;
@@ -348,7 +346,7 @@ impl Writer {
         let first = self.index.lanes.get(&lane).map_or(0, |l| l.next);
         if batch.count > 0 {
             let end = first + u64::from(batch.count);
-            self.highest.cover(end).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+            self.highest.cover(end).map_err(no_number)?;
             if let Some(lane) = self.index.lanes.get_mut(&lane) {
                 lane.next = end;
             }
@@ -428,7 +426,10 @@ impl Writer {
         if let Some(row) = self.seen.expire(now) {
             self.db.prepare_cached("DELETE FROM seen WHERE id <= ?1")?.execute([row])?;
         }
-        let trimmed = self.trimmer.trim(&self.db, &mut self.index, &self.options, now)?;
+        if let Some(boot) = self.disk.boot {
+            register_boot(&self.db, boot)?;
+        }
+        let trimmed = self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full)?;
         self.open.lanes.extend(trimmed);
         Ok(())
     }
@@ -451,7 +452,7 @@ impl Writer {
 
     /// Nobody waits: look for what retention lets go, and now and then fold the WAL into the database.
     fn rest(&mut self) {
-        if self.trimmer.due(&self.index, &self.options) {
+        if self.trimmer.due(&self.index, &self.options, false) {
             self.transaction(|_| Ok(())).ok();
         }
         self.trimmer.checkpoint(&self.db);
@@ -460,6 +461,9 @@ impl Writer {
     fn finish(&mut self) {
         if self.ride_since.is_some() {
             self.commit(Vec::new());
+        }
+        if self.disk.full {
+            return schema::keep_wal(&self.db); // its blocks would be gone
         }
         if let Err(error) = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             log::warn!("store: the last checkpoint failed, the WAL stays: {error}");
@@ -480,6 +484,15 @@ impl Row {
         self.data.extend_from_slice(&batch.data);
         self.count += batch.count;
     }
+}
+
+/// The highest number could not be written down.
+fn no_number(error: std::io::Error) -> rusqlite::Error {
+    let code = match Cause::of(&error) {
+        Cause::Space => rusqlite::ffi::SQLITE_FULL,
+        _ => rusqlite::ffi::SQLITE_IOERR,
+    };
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(error.to_string()))
 }
 
 pub(super) fn folder_of(path: &Path) -> &Path {

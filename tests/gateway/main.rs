@@ -7,6 +7,7 @@ mod bounded;
 mod check;
 mod exact;
 mod faults;
+mod full;
 mod hostile;
 mod in_process;
 mod kill;
