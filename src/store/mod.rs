@@ -9,10 +9,12 @@ mod consumers;
 mod highest;
 mod lane;
 mod load;
+mod offload;
 mod reader;
 mod rows;
 mod schema;
 mod seen;
+mod space;
 #[cfg(test)]
 mod tests;
 mod tight;
@@ -20,8 +22,10 @@ mod trim;
 mod writer;
 
 pub use lane::Ledger;
+pub use offload::{Errand, Manifest, Parcel};
 pub use reader::{Lot, Reader};
 pub use seen::Window;
+pub use space::Policy;
 
 use crate::event::Batch;
 use lane::Shared;
@@ -38,9 +42,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 pub struct Options {
     /// The database file; `None` keeps everything in memory and loses it at the end.
     pub path: Option<PathBuf>,
-    /// Above `high` bytes of rows, intake is refused until they are at most `low`.
+    /// Above `high` bytes of rows, a topic's policy holds until they are at most `low`.
     pub high: u64,
     pub low: u64,
+    /// The same for priorities 0 and 1; `high` without it.
+    pub soft: Option<u64>,
+    /// The same for priorities 6 and 7, until there are at most `high`; a sixteenth above it without it.
+    pub critical: Option<u64>,
+    /// A high and a low mark of events that somebody has not passed.
+    pub events: Option<(u64, u64)>,
+    /// Bytes of the file system that are left to others; a sixteenth of it, at most 64 MiB, without it.
+    pub free: Option<u64>,
+    /// What happens to events over the mark, and by topic.
+    pub when_full: Policy,
+    pub policies: BTreeMap<String, Policy>,
     /// Bytes of steps that may wait for the writer; who comes later waits.
     pub waiting: usize,
     /// How long, and how many, producers' ids are remembered.
@@ -55,6 +70,12 @@ impl Default for Options {
             path: None,
             high: 1 << 30,
             low: 800 << 20,
+            soft: None,
+            critical: None,
+            events: None,
+            free: None,
+            when_full: Policy::Reject,
+            policies: BTreeMap::new(),
             waiting: 4 << 20,
             window: Window { ms: 3_600_000, ids: 65_536 },
             keep: BTreeMap::new(),
@@ -233,12 +254,14 @@ pub struct Placed {
     pub repeats: Vec<u32>,
     /// Indexes of events whose id was used before with another body: they went to the dead letters.
     pub conflicts: Vec<u32>,
+    /// Indexes of events that the topic's policy passed over, since the store is full: accepted, counted as evicted.
+    pub passed: Vec<u32>,
 }
 
 impl Placed {
     /// The id of the event at an index of the batch that brought no id of its own.
     pub fn made_id(&self, index: u32) -> String {
-        let before = self.repeats.iter().chain(&self.conflicts).filter(|i| **i < index).count() as u64;
+        let before = self.repeats.iter().chain(&self.conflicts).chain(&self.passed).filter(|i| **i < index).count() as u64;
         let seq = self.first + u64::from(index) - before;
         crate::event::Id::Made { store: self.store, lane: self.lane, seq }.text().into_owned()
     }
@@ -270,6 +293,8 @@ enum Request {
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     Read(rows::Read),
+    /// Work on what is offloaded.
+    Do(Box<dyn FnOnce(&mut writer::Writer) + Send>),
     Close(oneshot::Sender<()>),
 }
 

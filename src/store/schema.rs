@@ -35,6 +35,14 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE boot (n INTEGER PRIMARY KEY, id TEXT NOT NULL, at INTEGER NOT NULL);
     -- store: the random number in made ids; base: where the numbers of a new lane begin.
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
+","
+    -- dropped: accepted and never stored, since the store was full; in a cursor, of those in evicted.
+    ALTER TABLE lane ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE cursor ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+    -- Rows that lie in an object instead. id = lane << 48 | first sequence number; next = the one after the last;
+    -- bytes = of the rows' bodies; length and sha256 = of the object.
+    CREATE TABLE offloaded (id INTEGER PRIMARY KEY, next INTEGER NOT NULL, bytes INTEGER NOT NULL, object TEXT NOT NULL,
+        length INTEGER NOT NULL, sha256 BLOB NOT NULL);
 "];
 
 /// Opens the writer's connection and brings the file up to date.

@@ -1,4 +1,4 @@
-//! What every consumer has passed goes, when retention allows; the WAL is folded in; the disk mark is watched.
+//! What every consumer has passed goes, when retention allows or the store is full; the WAL is folded in.
 
 use super::{
     Keep, Options,
@@ -43,6 +43,7 @@ impl Trimmer {
         options: &Options,
         now: i64,
         full: bool,
+        over: bool,
     ) -> rusqlite::Result<Vec<u16>> {
         if std::mem::take(&mut self.waits) || !full && !older(PAUSE_MS, self.trimmed) {
             return Ok(Vec::new());
@@ -60,7 +61,7 @@ impl Trimmer {
         for (id, passed) in &passed {
             let Some(lane) = index.lanes.get_mut(id) else { continue };
             let passed = *passed;
-            let keep = options.keep.get(&*lane.topic).copied().filter(|_| !full).unwrap_or_default();
+            let keep = options.keep.get(&*lane.topic).copied().filter(|_| !full && !over).unwrap_or_default();
             let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now, limit)? else { continue };
             db.prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
                 .execute(params![key(*id, 0), key(*id, end - 1)])?;
@@ -91,24 +92,16 @@ impl Trimmer {
         index.lanes.iter().any(|(id, l)| index.passed(*id) > l.first && older(wait(&l.topic), self.trimmed))
     }
 
-    /// After a commit: how much is in use, and whether that is too much.
-    pub fn note(&mut self, view: &mut View, db: &Connection, options: &Options, full: &mut bool) {
+    /// After a commit: how much is in use, where it was measured.
+    pub fn note(&mut self, view: &mut View, db: &Connection) -> Option<u64> {
         self.commits += 1;
         if !older(LOOK_MS, self.looked) {
-            return;
+            return None;
         }
         self.looked = Some(Instant::now());
-        let Ok(used) = schema::used(db) else { return };
+        let used = schema::used(db).ok()?;
         view.used = used;
-        let now_full = if *full { used > options.low } else { used > options.high };
-        if now_full != *full {
-            *full = now_full;
-            if now_full {
-                log::warn!("store: {used} bytes are over the mark of {}: intake is refused", options.high);
-            } else {
-                log::info!("store: down to {used} bytes: intake is open again");
-            }
-        }
+        Some(used)
     }
 
     /// Folds the WAL into the database when there was no load for a while: a short WAL is soon read after a power cut.

@@ -1,14 +1,16 @@
 //! The one thread that writes. It takes everything that waits into one transaction, commits, then answers.
 
 use super::{
-    Dead, OpenError, Options, Placed, Refusal, Request, Step,
+    Append, Dead, OpenError, Options, Placed, Refusal, Request, Step,
     ballast::{Ballast, Cause},
     highest::Highest,
     lane::{Index, Shared},
     load::{identity, load, next_boot, register_boot, unreadable},
+    offload::Errands,
     rows::{Chunk, ROW_BYTES, crc, key},
     schema,
     seen::{Seen, Verdict},
+    space::Space,
     tight::Disk,
     trim,
 };
@@ -29,6 +31,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// A step that rides is on disk at the latest after this.
 const RIDE: Duration = Duration::from_millis(200);
+/// Steps that wait for the offload are looked at this often.
+const HELD: Duration = Duration::from_millis(20);
 /// Steps taken into one transaction, at most: bounds what one failure takes back.
 const GROUP: usize = 4096;
 /// Dead letters beyond this many are dropped, the oldest first.
@@ -49,8 +53,9 @@ pub(super) struct Writer {
     pub(super) seen: Seen,
     highest: Highest,
     pub(super) base: u64,
-    full: bool,
     pub(super) disk: Disk,
+    pub(super) space: Space,
+    pub(super) errands: Errands,
     /// Steps that nobody waits for, folded into one.
     pub(super) riding: Step,
     pub(super) ride_since: Option<Instant>,
@@ -65,6 +70,13 @@ pub(super) struct Open {
     fresh: Vec<(u16, Chunk)>,
     pub lanes: BTreeSet<u16>,
     pub cursors: BTreeSet<(u32, u16)>,
+    /// Lanes of which events were dropped.
+    pub thinned: BTreeSet<u16>,
+    /// What is offloaded changed, and keys of objects that nothing names any more.
+    pub moved: bool,
+    pub spare: Vec<String>,
+    /// By lane: bytes and events that were written, and the first of them.
+    pub grown: BTreeMap<u16, (u64, u64, u64)>,
 }
 
 /// A batch row that still grows.
@@ -112,6 +124,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     let shared = Arc::new(Shared::new(store, index.clone()));
     let (send, receive) = mpsc::channel();
     let trimmer = trim::Trimmer::default();
+    let space = Space::new(&options, ballast.room());
     let mut writer = Writer {
         db,
         options,
@@ -121,7 +134,8 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         seen,
         highest,
         base,
-        full: false,
+        space,
+        errands: Errands::default(),
         disk: Disk::new(ballast),
         riding: Step::default(),
         ride_since: None,
@@ -136,7 +150,10 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
 impl Writer {
     fn run(mut self, requests: &mpsc::Receiver<Request>) {
         loop {
-            let wait = self.ride_since.map_or(Duration::from_secs(1), |since| RIDE.saturating_sub(since.elapsed()));
+            let mut wait = self.ride_since.map_or(Duration::from_secs(1), |since| RIDE.saturating_sub(since.elapsed()));
+            if !self.space.held.is_empty() {
+                wait = wait.min(HELD);
+            }
             let mut group = match requests.recv_timeout(wait) {
                 Ok(request) => vec![request],
                 Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
@@ -171,7 +188,7 @@ impl Writer {
             }
         }
         let ride_is_due = self.ride_since.is_some_and(|since| since.elapsed() >= RIDE);
-        if !steps.is_empty() || ride_is_due {
+        if !steps.is_empty() || ride_is_due || !self.space.held.is_empty() {
             self.commit(steps);
         } else if rest.is_empty() && self.ride_since.is_none() {
             self.rest();
@@ -190,6 +207,7 @@ impl Writer {
                     read.run(&self.db);
                 }
                 Request::Close(reply) => return Some(reply),
+                Request::Do(work) => work(self),
                 Request::Commit { .. } | Request::Ride(_) => {}
             }
         }
@@ -198,6 +216,7 @@ impl Writer {
 
     /// One transaction for all of them: what rides comes first, since it is older.
     fn commit(&mut self, steps: Vec<Waiting>) {
+        let steps = self.hold(steps);
         if self.disk.full {
             return self.commit_apart(steps);
         }
@@ -207,7 +226,7 @@ impl Writer {
         let result = self.transaction(|writer| {
             writer.apply(&riding)?;
             for (step, ..) in &steps {
-                answers.push(if writer.full && step.is_intake() {
+                answers.push(if writer.refuses(step) {
                     Err(Refusal::Full)
                 } else {
                     Ok(writer.apply(step)?)
@@ -229,13 +248,17 @@ impl Writer {
     }
 
     /// A request that is no step, in a transaction of its own.
-    fn alone<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
+    pub(super) fn alone<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
         let mut value = None;
         self.trimmer.waits();
-        self.transaction(|writer| {
+        let done = self.transaction(|writer| {
             value = Some(work(writer)?);
             Ok(())
-        })?;
+        });
+        if let Err(refusal) = done {
+            self.read_again().ok(); // such work may have changed what is published
+            return Err(refusal);
+        }
         value.ok_or(Refusal::Closed)
     }
 
@@ -265,7 +288,12 @@ impl Writer {
         let (lanes, cursors): (Vec<_>, Vec<_>) = (open.lanes.into_iter().collect(), open.cursors.into_iter().collect());
         let mut view = self.shared.view();
         view.publish(&self.index, &lanes, &cursors, open.fresh);
-        self.trimmer.note(&mut view, &self.db, &self.options, &mut self.full);
+        let used = self.trimmer.note(&mut view, &self.db);
+        drop(view);
+        if open.moved {
+            self.publish_moved(open.spare);
+        }
+        self.measure(used);
         Ok(())
     }
 
@@ -283,16 +311,19 @@ impl Writer {
         let mut placed = Vec::with_capacity(step.appends.len());
         for append in &step.appends {
             let lane = self.lane(&append.topic, append.priority)?;
-            placed.push(self.append(lane, &append.batch)?);
+            placed.push(self.append(lane, append)?);
         }
         for m in &step.moves {
             if let Some(cursor) = self.index.cursors.get_mut(&(m.consumer, m.lane)).filter(|c| m.to > c.seq) {
                 let passed = m.to - cursor.seq;
                 cursor.seq = m.to;
-                cursor.dead += m.dead;
-                cursor.evicted += m.evicted;
-                cursor.stopped += m.stopped;
-                cursor.delivered += passed.saturating_sub(m.dead + m.evicted);
+                // It may have been moved on from below the consumer, which counts more than is left.
+                let dead = m.dead.min(passed);
+                let evicted = m.evicted.min(passed - dead);
+                cursor.dead += dead;
+                cursor.evicted += evicted;
+                cursor.delivered += passed - dead - evicted;
+                cursor.stopped += m.stopped.min(passed - dead - evicted);
                 self.open.cursors.insert((m.consumer, m.lane));
                 self.open.lanes.insert(m.lane);
             }
@@ -327,7 +358,8 @@ impl Writer {
         Ok(placed)
     }
 
-    fn append(&mut self, lane: u16, batch: &Batch) -> rusqlite::Result<Placed> {
+    fn append(&mut self, lane: u16, append: &Append) -> rusqlite::Result<Placed> {
+        let batch = &append.batch;
         let (mut repeats, mut conflicts, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
         for (at, mark) in batch.marks.iter().enumerate() {
             match self.seen.judge(lane, mark) {
@@ -341,8 +373,15 @@ impl Writer {
             }
             dropped.push(at);
         }
-        let thinned = (!dropped.is_empty()).then(|| batch.without(&dropped));
-        let batch = thinned.as_ref().unwrap_or(batch);
+        let fresh = (!dropped.is_empty()).then(|| batch.without(&dropped));
+        let batch = fresh.as_ref().unwrap_or(batch);
+        let (mut passed, thinned) = (Vec::new(), self.thin(lane, append, batch));
+        let batch = thinned.as_ref().map_or(batch, |(kept, _)| kept);
+        if let Some((_, dropped)) = &thinned {
+            let known = |i: &u32| repeats.contains(i) || conflicts.contains(i);
+            let rest: Vec<u32> = (0..append.batch.count).filter(|i| !known(i)).collect();
+            passed = dropped.iter().filter_map(|i| rest.get(*i as usize).copied()).collect();
+        }
         let first = self.index.lanes.get(&lane).map_or(0, |l| l.next);
         if batch.count > 0 {
             let end = first + u64::from(batch.count);
@@ -359,7 +398,7 @@ impl Writer {
             }
             self.open.lanes.insert(lane);
         }
-        Ok(Placed { store: self.shared.store, lane, first, count: batch.count, repeats, conflicts })
+        Ok(Placed { store: self.shared.store, lane, first, count: batch.count, repeats, conflicts, passed })
     }
 
     /// An id that came before with another body: the event is kept among the dead letters.
@@ -403,9 +442,17 @@ impl Writer {
         for (lane, row) in std::mem::take(&mut self.open.rows) {
             self.write_row(lane, row)?;
         }
+        for id in &self.open.thinned {
+            let Some(lane) = self.index.lanes.get(id) else { continue };
+            self.db
+                .prepare_cached("UPDATE lane SET dropped = ?2 WHERE id = ?1")?
+                .execute(params![id, lane.dropped as i64])?;
+        }
+        self.evict()?;
         for (consumer, lane) in &self.open.cursors {
             let Some(c) = self.index.cursors.get(&(*consumer, *lane)) else { continue };
-            self.db.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(
+            self.db.prepare_cached("INSERT OR REPLACE INTO cursor (id, start, seq, delivered, stopped, dead, expired, evicted, dropped)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
                 params![
                     (i64::from(*consumer) << 16) | i64::from(*lane),
                     c.start as i64,
@@ -414,7 +461,8 @@ impl Writer {
                     c.stopped as i64,
                     c.dead as i64,
                     c.expired as i64,
-                    c.evicted as i64
+                    c.evicted as i64,
+                    c.dropped as i64
                 ],
             )?;
         }
@@ -429,8 +477,9 @@ impl Writer {
         if let Some(boot) = self.disk.boot {
             register_boot(&self.db, boot)?;
         }
-        let trimmed = self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full)?;
+        let trimmed = self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full, self.space.is_over())?;
         self.open.lanes.extend(trimmed);
+        self.forget_passed()?;
         Ok(())
     }
 
@@ -445,6 +494,8 @@ impl Writer {
         if let Some(lane) = self.index.lanes.get_mut(&lane) {
             lane.bytes += body.len() as u64;
         }
+        let (bytes, events, _) = self.open.grown.entry(lane).or_insert((0, 0, row.first));
+        (*bytes, *events) = (*bytes + body.len() as u64, *events + u64::from(row.count));
         let data = Ok(Bytes::from(row.data));
         self.open.fresh.push((lane, Chunk { first: row.first, count: u64::from(row.count), data }));
         Ok(())
@@ -452,6 +503,10 @@ impl Writer {
 
     /// Nobody waits: look for what retention lets go, and now and then fold the WAL into the database.
     fn rest(&mut self) {
+        if self.space.is_over() {
+            let used = schema::used(&self.db).ok();
+            self.measure(used);
+        }
         if self.trimmer.due(&self.index, &self.options, false) {
             self.transaction(|_| Ok(())).ok();
         }
