@@ -6,6 +6,7 @@ mod flow;
 mod links;
 mod meter;
 mod notify;
+mod offload;
 mod pipeline;
 mod sink;
 mod source;
@@ -20,13 +21,15 @@ pub use chain::StandIn;
 pub use flow::Flow;
 
 use crate::{
-    config::{self, SinkPlan, SourcePlan, Start},
+    config::{self, Settings, SinkPlan, SourcePlan, Start, WhenFull},
     event::Path,
     kind::{Before, Fields, Intake, Process, Sink, Source},
-    store::{self, Keep, OpenError, Options, Refusal, Store, Window},
+    store::{self, Keep, OpenError, Options, Policy, Refusal, Store, Window},
+    systems::Systems,
 };
 use chain::{Around, Chain};
 use links::Links;
+use offload::Offload;
 use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 use time::Time;
 use tokio::{
@@ -85,6 +88,9 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         outlets.spawn(flow.clone().keep_alive(stopping.clone()));
         Some(flow)
     } else {
+        if let Some(offload) = offload(&plan.settings, &plan.systems, &store, &links)? {
+            outlets.spawn(quiet_end(offload.run(), stopping.clone()));
+        }
         start_sinks(plan.sinks, &store, &links, &fatal, &stopping, &mut outlets).await?;
         let around = Around { time: Time::Wall, links: links.clone(), stand_in: None };
         let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
@@ -170,7 +176,11 @@ async fn sources_ended(
 /// Until every consumer of this configuration is done with everything.
 async fn drained(store: &Store) {
     let known = store.registered();
-    while store.ledger().iter().any(|row| row.queued > 0 && is_ours(&row.consumer) && known.contains(&row.consumer)) {
+    while store
+        .ledger()
+        .iter()
+        .any(|row| row.queued + row.offloaded > 0 && is_ours(&row.consumer) && known.contains(&row.consumer))
+    {
         tokio::time::sleep(DRAINED).await;
     }
 }
@@ -244,11 +254,21 @@ fn options(plan: &Plan, stateless: bool) -> Options {
     let settings = &plan.settings;
     let path = (!stateless).then(|| PathBuf::from(&settings.store.path));
     let keep = |t: &config::TopicSettings| Keep { age: t.keep.age.map(|s| s.0), bytes: t.keep.bytes.map(|s| s.0) };
-    let dedupe = &settings.store.dedupe;
+    let (dedupe, disk) = (&settings.store.dedupe, &settings.store.disk);
     Options {
         path,
-        high: settings.store.disk.high.0,
-        low: settings.store.disk.low().0,
+        high: disk.high.0,
+        low: disk.low().0,
+        soft: disk.soft.map(|s| s.0),
+        critical: disk.critical.map(|s| s.0),
+        events: disk.events.as_ref().map(|events| (events.high, events.low())),
+        free: disk.free.map(|s| s.0),
+        when_full: policy(&disk.when_full),
+        policies: settings
+            .topics
+            .iter()
+            .filter_map(|(name, t)| Some((name.clone(), policy(t.when_full.as_ref()?))))
+            .collect(),
         window: Window {
             ms: i64::try_from(dedupe.window.0.as_millis()).unwrap_or(i64::MAX),
             ids: usize::try_from(dedupe.ids).unwrap_or(usize::MAX),
@@ -256,6 +276,23 @@ fn options(plan: &Plan, stateless: bool) -> Options {
         keep: settings.topics.iter().map(|(name, topic)| (name.clone(), keep(topic))).collect(),
         ..Options::default()
     }
+}
+
+fn policy(when_full: &WhenFull) -> Policy {
+    match when_full {
+        WhenFull::Reject => Policy::Reject,
+        WhenFull::DropOldest => Policy::DropOldest,
+        WhenFull::DropNewest => Policy::DropNewest,
+        WhenFull::Sample(n) => Policy::Sample(*n),
+        WhenFull::Offload => Policy::Offload,
+    }
+}
+
+/// What carries events to an object store and back, if there is one.
+fn offload(settings: &Settings, systems: &Systems, store: &Store, links: &Links) -> anyhow::Result<Option<Offload>> {
+    let Some(to) = &settings.store.disk.offload else { return Ok(None) };
+    let objects = systems.objects(&to.to).map_err(|e| anyhow::anyhow!("store.disk.offload.to: {e}"))?;
+    Ok(Some(Offload::new(store.clone(), objects, links.clone(), &to.prefix, &settings.gateway.id)))
 }
 
 fn fields(source: &SourcePlan<dyn Source>) -> anyhow::Result<Fields> {

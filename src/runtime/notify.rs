@@ -49,7 +49,11 @@ pub(super) fn ready() {
 
 /// It waits for the disk: a sign of life, and more time to start.
 pub(super) fn waiting() {
-    tell(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(30_000_000), NotifyState::Status("waiting for the disk")]);
+    tell(&[
+        NotifyState::Watchdog,
+        NotifyState::ExtendTimeoutUsec(30_000_000),
+        NotifyState::Status("waiting for the disk"),
+    ]);
 }
 
 /// The configuration is about to be read again.

@@ -71,7 +71,8 @@ pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), 
     while let Some(r) = rows.next()? {
         index.consumers.insert(r.get(0)?, Consumer { name: r.get(1)?, topics: Vec::new() });
     }
-    let mut query = db.prepare("SELECT id, start, seq, delivered, stopped, dead, expired, evicted, dropped FROM cursor")?;
+    let mut query =
+        db.prepare("SELECT id, start, seq, delivered, stopped, dead, expired, evicted, dropped FROM cursor")?;
     let mut rows = query.query([])?;
     while let Some(r) = rows.next()? {
         let id: i64 = r.get(0)?;

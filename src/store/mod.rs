@@ -16,6 +16,8 @@ mod schema;
 mod seen;
 mod space;
 #[cfg(test)]
+mod space_tests;
+#[cfg(test)]
 mod tests;
 mod tight;
 mod trim;
@@ -125,7 +127,8 @@ impl From<rusqlite::Error> for OpenError {
 impl OpenError {
     /// What it means where the disk takes no writes.
     fn seen(self, cause: ballast::Cause) -> Self {
-        let full = matches!(&self, OpenError::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull));
+        let full =
+            matches!(&self, OpenError::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull));
         match cause {
             ballast::Cause::Space => OpenError::Later(format!("the disk is full: {self}")),
             ballast::Cause::ReadOnly => OpenError::Later(format!("the file system is read-only: {self}")),
@@ -261,7 +264,8 @@ pub struct Placed {
 impl Placed {
     /// The id of the event at an index of the batch that brought no id of its own.
     pub fn made_id(&self, index: u32) -> String {
-        let before = self.repeats.iter().chain(&self.conflicts).chain(&self.passed).filter(|i| **i < index).count() as u64;
+        let before =
+            self.repeats.iter().chain(&self.conflicts).chain(&self.passed).filter(|i| **i < index).count() as u64;
         let seq = self.first + u64::from(index) - before;
         crate::event::Id::Made { store: self.store, lane: self.lane, seq }.text().into_owned()
     }

@@ -90,11 +90,15 @@ impl Store {
     /// Waits for something to do.
     pub async fn errand(&self) -> Result<Errand, Refusal> {
         loop {
-            if let Some(errand) = self.work(Writer::errand).await? {
+            if let Some(errand) = self.errand_now().await? {
                 return Ok(errand);
             }
             timeout(LOOK, self.shared.offload.notified()).await.ok();
         }
+    }
+
+    pub(super) async fn errand_now(&self) -> Result<Option<Errand>, Refusal> {
+        self.work(Writer::errand).await
     }
 
     /// The parcel lies in the object of this key: its rows go. False: they are not the same any more, the object is to go.
@@ -202,7 +206,8 @@ impl Writer {
             let numbers: [i64; 5] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
             let body = row.get_ref(5)?.as_blob().unwrap_or_default();
             let (first, n, len) = (seq_of(numbers[0]), numbers[1].unsigned_abs(), body.len() as u64);
-            let fits = bytes + len <= most && count + n <= most_events && first + n == from && (excess > 0 || events > 0);
+            let fits =
+                bytes + len <= most && count + n <= most_events && first + n == from && (excess > 0 || events > 0);
             if rows.is_empty() && stays(first) {
                 continue;
             }

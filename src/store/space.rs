@@ -347,9 +347,11 @@ impl Writer {
         if let Some(lane) = self.index.lanes.get_mut(&id) {
             lane.first = end;
             lane.bytes = lane.bytes.saturating_sub(gone);
-            self.db
-                .prepare_cached("UPDATE lane SET first = ?2, next = ?3 WHERE id = ?1")?
-                .execute(params![id, end as i64, lane.next as i64])?;
+            self.db.prepare_cached("UPDATE lane SET first = ?2, next = ?3 WHERE id = ?1")?.execute(params![
+                id,
+                end as i64,
+                lane.next as i64
+            ])?;
         }
         for (at, cursor) in self.index.cursors.iter_mut().filter(|((_, l), c)| *l == id && c.seq < end) {
             cursor.evicted += end - cursor.seq;

@@ -62,7 +62,9 @@ impl Trimmer {
             let Some(lane) = index.lanes.get_mut(id) else { continue };
             let passed = *passed;
             let keep = options.keep.get(&*lane.topic).copied().filter(|_| !full && !over).unwrap_or_default();
-            let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now, limit)? else { continue };
+            let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now, limit)? else {
+                continue;
+            };
             db.prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
                 .execute(params![key(*id, 0), key(*id, end - 1)])?;
             lane.first = end;

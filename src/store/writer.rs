@@ -226,11 +226,7 @@ impl Writer {
         let result = self.transaction(|writer| {
             writer.apply(&riding)?;
             for (step, ..) in &steps {
-                answers.push(if writer.refuses(step) {
-                    Err(Refusal::Full)
-                } else {
-                    Ok(writer.apply(step)?)
-                });
+                answers.push(if writer.refuses(step) { Err(Refusal::Full) } else { Ok(writer.apply(step)?) });
             }
             Ok(())
         });
@@ -477,7 +473,8 @@ impl Writer {
         if let Some(boot) = self.disk.boot {
             register_boot(&self.db, boot)?;
         }
-        let trimmed = self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full, self.space.is_over())?;
+        let trimmed =
+            self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full, self.space.is_over())?;
         self.open.lanes.extend(trimmed);
         self.forget_passed()?;
         Ok(())

@@ -5,7 +5,7 @@
 
 use crate::{
     account::Arrivals,
-    kit::{LONG, folder, wait_for},
+    kit::{Gateway, LONG, folder, wait_for, wait_for_port},
     rig::Rig,
 };
 use std::{
@@ -105,7 +105,7 @@ fn store(at: &Path, disk: &str) -> String {
 }
 
 /// With the disk full: what was acknowledged is delivered; with room again: events are taken in again.
-fn drains_and_recovers(rig: &Rig, at: &Path, acknowledged: u64, gateway: &mut crate::kit::Gateway) {
+fn drains_and_recovers(rig: &Rig, at: &Path, acknowledged: u64, gateway: &mut Gateway) {
     let (by_http, by_mqtt) = (Arrivals::default(), Arrivals::default());
     let (_cloud, _bridge) = (rig.cloud(&by_http), rig.bridge(&by_mqtt));
     let most = acknowledged as usize;
@@ -187,5 +187,63 @@ fn the_disk_is_full_when_the_gateway_starts() {
                 fs::remove_file(entry.path()).unwrap();
             }
         }
+    });
+}
+
+#[test]
+fn there_is_no_room_even_for_a_database() {
+    cells("full::there_is_no_room_even_for_a_database", |_, at| {
+        let (dir, rig) = (folder(), Rig::new());
+        fill(at);
+        let mut gateway = Gateway::start(dir.path(), &rig.configuration_with(&store(at, "")), &[]);
+        thread::sleep(Duration::from_secs(3));
+        gateway.alive();
+        fs::remove_file(at.join("filler")).unwrap();
+        wait_for_port(rig.http);
+        assert_eq!(rig.post_until_refused("post", 0, 100), (100, false));
+        assert!(gateway.stop().success());
+        // Told to stop while it waits, it ends.
+        for entry in fs::read_dir(at).unwrap().filter_map(Result::ok).filter(|e| e.path().is_file()) {
+            fs::remove_file(entry.path()).unwrap();
+        }
+        fill(at);
+        let mut gateway = Gateway::start(dir.path(), &rig.configuration_with(&store(at, "")), &[]);
+        thread::sleep(Duration::from_secs(2));
+        gateway.alive();
+        assert!(gateway.stop().success());
+    });
+}
+
+#[test]
+fn a_file_system_that_becomes_read_only_is_still_read() {
+    cells("full::a_file_system_that_becomes_read_only_is_still_read", |disk, at| {
+        if disk == "tmpfs" {
+            return; // it cannot be made so while a file is open
+        }
+        let (dir, rig) = (folder(), Rig::new());
+        let configuration = format!(
+            r#"{{ {}, "sources": {{ "web": {{ "type": "http", "listen": "127.0.0.1:{}", "id": "id" }} }},
+  "sinks": {{ "cloud": {{ "type": "http", "from": ["web"], "url": "http://127.0.0.1:{}/", "envelope": true }} }} }}"#,
+            store(at, ""),
+            rig.http,
+            rig.cloud
+        );
+        let mut gateway = Gateway::start(dir.path(), &configuration, &[]);
+        wait_for_port(rig.http);
+        let (first, _) = rig.post_until_refused("post", 0, FIRST);
+        run("mount", &["-o", "remount,abort", at.to_str().unwrap()]);
+        let (sent, refused) = rig.post_until_refused("post", first, 1_000_000);
+        assert!(refused);
+        println!("{} more were acknowledged", sent - first);
+        let arrivals = Arrivals::default();
+        let _cloud = rig.cloud(&arrivals);
+        wait_for("all that was acknowledged", LONG, || arrivals.distinct() >= sent as usize);
+        arrivals.check(&[("post", sent)]);
+        assert!(rig.post_until_refused("post", sent, sent + 1).1);
+        thread::sleep(Duration::from_secs(2));
+        gateway.alive();
+        let told = gateway.log().lines().filter(|line| line.contains("store")).count();
+        assert!(told < 20, "{told} lines in the log:\n{}", gateway.log());
+        gateway.kill();
     });
 }
