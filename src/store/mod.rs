@@ -17,6 +17,7 @@ mod seen;
 mod space;
 #[cfg(test)]
 mod space_tests;
+mod step;
 #[cfg(test)]
 mod tests;
 mod tight;

@@ -2,7 +2,7 @@
 
 use super::{
     Keep, Options,
-    lane::{Index, View},
+    lane::{Index, Lane, View},
     rows::{key, seq_of},
     schema,
 };
@@ -62,7 +62,7 @@ impl Trimmer {
             let Some(lane) = index.lanes.get_mut(id) else { continue };
             let passed = *passed;
             let keep = options.keep.get(&*lane.topic).copied().filter(|_| !full && !over).unwrap_or_default();
-            let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now, limit)? else {
+            let Some((end, bytes)) = droppable(db, *id, lane, passed, keep, now, limit)? else {
                 continue;
             };
             db.prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
@@ -125,10 +125,9 @@ impl Trimmer {
 /// Up to which sequence number rows may go, and their bytes.
 fn droppable(
     db: &Connection,
-    lane: u16,
-    first: u64,
+    id: u16,
+    lane: &Lane,
     passed: u64,
-    mut held: u64,
     keep: Keep,
     now: i64,
     limit: i64,
@@ -137,8 +136,8 @@ fn droppable(
     let mut query = db.prepare_cached(
         "SELECT id, count, at, length(body) FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
     )?;
-    let mut rows = query.query(params![key(lane, first), key(lane, passed), limit])?;
-    let (mut end, mut bytes) = (None, 0);
+    let mut rows = query.query(params![key(id, lane.first), key(id, passed), limit])?;
+    let (mut end, mut bytes, mut held) = (None, 0, lane.bytes);
     while let Some(row) = rows.next()? {
         let (id, count, at, len): (i64, i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
         let (row_end, len) = (seq_of(id) + count.unsigned_abs(), len.unsigned_abs());
