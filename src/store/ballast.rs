@@ -8,7 +8,7 @@ use super::writer::folder_of;
 use rustix::{fs::FallocateFlags, io::Errno};
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Seek, SeekFrom, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -46,7 +46,7 @@ pub(super) struct Ballast {
 
 impl Ballast {
     pub fn beside(database: Option<&Path>) -> Self {
-        let mut ballast = Ballast { database: database.map(Path::to_owned), unit: LARGEST };
+        let mut ballast = Ballast { database: database.map(Path::to_owned), unit: SMALLEST };
         if let Some(room) = ballast.room() {
             let share = room.total / 16 / ALL;
             ballast.unit = share.clamp(SMALLEST.min(room.total / 4 / ALL), LARGEST);
@@ -64,9 +64,11 @@ impl Ballast {
         self.unit
     }
 
+    /// `None` where the file system does not say.
     pub fn room(&self) -> Option<Room> {
         let stat = rustix::fs::statvfs(folder_of(self.database.as_deref()?)).ok()?;
-        Some(Room { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+        let room = Room { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize };
+        (room.total > 0).then_some(room)
     }
 
     /// Makes it, unless it is there. Twice its size has to be free, under a quota too: so that a disk around the limit does
@@ -79,7 +81,7 @@ impl Ballast {
         if is.len() == size && is.blocks() * 512 >= size {
             return Ok(());
         }
-        let made = allocate(&file, 2 * size).and_then(|()| file.set_len(size)).and_then(|()| file.sync_all());
+        let made = allocate(&file, 2 * size, size).and_then(|()| file.set_len(size)).and_then(|()| file.sync_all());
         if made.is_err() {
             fs::remove_file(&path).ok();
         }
@@ -116,7 +118,7 @@ impl Ballast {
         let Some(path) = self.file("-wal") else { return Ok(()) };
         let file = File::options().create(true).write(true).truncate(false).open(path)?;
         match file.metadata()?.len() < self.wal(true) {
-            true => allocate(&file, self.wal(true)),
+            true => allocate(&file, self.wal(true), self.wal(true)),
             false => Ok(()),
         }
     }
@@ -149,13 +151,14 @@ impl Cause {
     }
 }
 
-/// Blocks for a file up to a length; written out where the file system knows no other way.
-fn allocate(file: &File, length: u64) -> io::Result<()> {
+/// Blocks for a file up to a length; where the file system knows no other way, so many bytes are written out.
+fn allocate(file: &File, length: u64, written: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
             let (mut file, block) = (file, [0; 64 << 10]);
-            for at in (file.metadata()?.len()..length).step_by(block.len()) {
-                file.write_all(&block[..block.len().min((length - at) as usize)])?;
+            let from = file.seek(SeekFrom::End(0))?;
+            for at in (from..written).step_by(block.len()) {
+                file.write_all(&block[..block.len().min((written - at) as usize)])?;
             }
             Ok(())
         }

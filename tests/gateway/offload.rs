@@ -85,6 +85,10 @@ fn thousand_stay(away: &str, folder_of_objects: Option<&str>) {
     println!("at most {most} events in the store; then {queued}, and {offloaded} offloaded");
     assert_eq!(queued + offloaded, ALL);
     assert!(most <= 1_100 && queued >= 100, "{most} {queued}");
+    // Started again, it has nothing in memory.
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start(dir.path(), &configuration, &[]);
+    wait_for_port(rig.http);
     let arrivals = Arrivals::default();
     let _cloud = rig.cloud(&arrivals);
     wait_for("all events", LONG, || arrivals.distinct() == ALL as usize);
