@@ -7,6 +7,7 @@ pub mod kinds;
 mod modbus;
 mod process;
 mod serial;
+mod stderr;
 mod test;
 
 use crate::{
@@ -193,8 +194,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
-    let logger = simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info).env();
-    logger.init().ok();
+    stderr::log();
     match arguments.command {
         Command::Run { file, stateless } => gateway(&file, stateless),
         Command::Process { file, source } => {

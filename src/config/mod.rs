@@ -12,6 +12,7 @@ pub(crate) mod report;
 mod rules;
 mod schema;
 mod settings;
+mod space;
 pub(crate) mod suggest;
 pub(crate) mod tree;
 mod validate;
@@ -26,8 +27,9 @@ pub(crate) use rules::sort;
 pub(crate) use schema::common_fields;
 pub use schema::schema;
 pub use settings::{
-    Attempts, Batch, DedupeSettings, DiskSettings, GatewaySettings, Keep, OnFail, PipelineSettings, ProcessCommon,
-    Retry, Settings, SinkCommon, SourceCommon, Start, StoreSettings, TopicSettings,
+    Attempts, Batch, DedupeSettings, DiskSettings, EventMarks, GatewaySettings, Keep, OffloadSettings, OnFail,
+    PipelineSettings, ProcessCommon, Retry, Settings, SinkCommon, SourceCommon, Start, StoreSettings, TopicSettings,
+    WhenFull,
 };
 pub(crate) use suggest::{choice, unknown_name};
 

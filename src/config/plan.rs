@@ -101,6 +101,9 @@ pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
         build.scope.systems.insert(&entry.name, system);
     }
     let systems = build.scope.systems.clone();
+    if let Some(Err(e)) = settings.store.disk.offload.as_ref().map(|offload| systems.objects(&offload.to)) {
+        refuse(build.report, "", root, ParamsError::at("store.disk.offload.to", e));
+    }
     let mut plan = Plan { settings, sources: Vec::new(), pipelines: Vec::new(), sinks: Vec::new(), systems };
     for entry in fields(root, "sources") {
         plan.sources.extend(build.source(entry, catalogue.sources));
@@ -148,10 +151,8 @@ fn settings(root: &Node, report: &mut Report<'_>) -> Settings {
             Err(e) => refuse(report, "", root, e),
         }
     }
-    let disk = &settings.store.disk;
-    if disk.low() > disk.high {
-        let message = format!("expected at most `high`, which is {}", disk.high);
-        refuse(report, "", root, ParamsError::at("store.disk.low", message));
+    for (at, message) in super::space::wrong(&settings) {
+        refuse(report, "", root, ParamsError::at(at, message));
     }
     if settings.gateway.id.is_empty() {
         settings.gateway.id = host_name();

@@ -55,20 +55,49 @@ impl Default for StoreSettings {
     }
 }
 
-/// How much of the disk the store may take.
+/// How much of the disk the store may take. A mark that is passed holds until there is room down to `low`; meanwhile
+/// `when_full` says what happens to new events, each by its priority: 0 and 1 from `soft` on, 2 to 5 from `high` on, 6 and 7
+/// from `critical` on.
 #[derive(Serialize, Deserialize, JsonSchema, Clone)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiskSettings {
-    /// From this size on sources are refused until there is room again.
+    /// From this size on sources are refused, or what `when_full` says, until there is room again.
     pub high: Size,
     /// Below this size sources are taken in again. Without it: 80 % of `high`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub low: Option<Size>,
+    /// The mark of the priorities 0 and 1. Without it: `high`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soft: Option<Size>,
+    /// The mark of the priorities 6 and 7, until there is room down to `high`. Without it: a sixteenth above `high`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub critical: Option<Size>,
+    /// The same by the number of events that not every reader has passed. Without it only bytes count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<EventMarks>,
+    /// What is left free on the file system for others: with less, the store counts as full, with half of it as critically so,
+    /// until there is a quarter more. Without it: a sixteenth of the file system, at most 64 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free: Option<Size>,
+    /// What happens to new events while the mark is passed, where their topic does not say it.
+    pub when_full: WhenFull,
+    /// Where `"offload"` takes events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offload: Option<OffloadSettings>,
 }
 
 impl Default for DiskSettings {
     fn default() -> Self {
-        DiskSettings { high: Size(1 << 30), low: None }
+        DiskSettings {
+            high: Size(1 << 30),
+            low: None,
+            soft: None,
+            critical: None,
+            events: None,
+            free: None,
+            when_full: WhenFull::Reject,
+            offload: None,
+        }
     }
 }
 
@@ -77,6 +106,59 @@ impl DiskSettings {
     pub fn low(&self) -> Size {
         self.low.unwrap_or(Size(self.high.0 / 5 * 4))
     }
+}
+
+/// Marks that count events which not every reader has passed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct EventMarks {
+    /// From so many events on the store counts as full.
+    #[schemars(range(min = 1, max = 1_000_000_000_000u64))]
+    pub high: u64,
+    /// Below so many it does not any more. Without it: 80 % of `high`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<u64>,
+}
+
+impl EventMarks {
+    /// The low mark, given or worked out.
+    pub fn low(&self) -> u64 {
+        self.low.unwrap_or(self.high / 5 * 4)
+    }
+}
+
+/// Where events are taken that the store has no room for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct OffloadSettings {
+    /// An object store of `systems`: a directory on another disk, a server.
+    pub to: String,
+    /// What the keys of its objects begin with.
+    #[serde(default = "prefix")]
+    #[schemars(length(max = 256))]
+    pub prefix: String,
+}
+
+fn prefix() -> String {
+    "tidegate".into()
+}
+
+/// What happens to new events of a topic while the store is full. What a pipeline writes is never refused.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The source is refused: 429, no PUBACK.
+    #[default]
+    Reject,
+    /// They are taken, and the oldest events of the topic are dropped, those of the lowest priority first.
+    DropOldest,
+    /// They are acknowledged and dropped.
+    DropNewest,
+    /// As `drop_newest`, but one of so many is kept.
+    Sample(#[schemars(range(min = 1, max = 1_000_000))] u32),
+    /// They are taken, and the newest events of the topic are moved to the object store of `store.disk.offload` until the store
+    /// is down to `low`. They come back in order. As long as the object store fails, the source is refused.
+    Offload,
 }
 
 /// How long a repeated event is known to be a repeat.
@@ -106,6 +188,9 @@ pub struct TopicSettings {
     /// as far as it is known. Without it, only events that bring a `ttl` of their own expire.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Span>,
+    /// What happens to its new events while the store is full. Without it: what `store.disk` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFull>,
 }
 
 /// What is kept of a topic after all its readers are done with it. The first limit that is reached counts.

@@ -301,7 +301,9 @@ fn fields_are_checked_where_they_stand() {
         ("{\"store\": {\"pat\": \"x\"}}", &["store: unknown field `pat`, did you mean `path`? (f:1:12)"]),
         (
             "{\"store\": {\"disk\": {\"size\": 1}}}",
-            &["store.disk: unknown field `size`, expected `high` or `low` (f:1:21)"],
+            &[
+                "store.disk: unknown field `size`, expected `high`, `low`, `soft`, `critical`, `events`, `free`, `when_full` or `offload` (f:1:21)",
+            ],
         ),
         ("{\"store\": {\"path\": \"\"}}", &["store.path: expected text, found an empty one (f:1:20)"]),
         ("{\"store\": {}, \"store\": {}}", &["store: the field is given twice (f:1:15)"]),
@@ -324,6 +326,20 @@ fn fields_are_checked_where_they_stand() {
         (
             "{\"store\": {\"disk\": {\"high\": \"1MiB\",\n \"low\": \"2MiB\"}}}",
             &["store.disk.low: expected at most `high`, which is 1MiB (f:2:9)"],
+        ),
+        (
+            "{\"store\": {\"disk\": {\"high\": \"1MiB\", \"low\": \"1KiB\",\n \"soft\": \"2MiB\", \"critical\": \"1KiB\",\n \"events\": {\"high\": 10, \"low\": 20},\n \"when_full\": \"offload\"}},\n \"topics\": {\"a\": {\"when_full\": \"offload\"}}}",
+            &[
+                "store.disk.soft: expected at most `high`, which is 1MiB (f:2:10)",
+                "store.disk.critical: expected at least `high`, which is 1MiB (f:2:30)",
+                "store.disk.events.low: expected at most `high`, which is 10 (f:3:32)",
+                "store.disk.when_full: `offload` needs to know where: `store.disk.offload` (f:4:15)",
+                "topics.a.when_full: `offload` needs to know where: `store.disk.offload` (f:5:32)",
+            ],
+        ),
+        (
+            "{\"store\": {\"disk\": {\"when_full\": \"offload\", \"offload\": {\"to\": \"stick\"}}}}",
+            &["store.disk.offload.to: there is no system `stick`: `systems` is empty (f:1:66)"],
         ),
         (
             "{\"store\": {\"dedupe\": {\"ids\": -1}}}",
@@ -630,6 +646,8 @@ fn the_schema_is_whole_and_documented() {
     for own in [
         "StoreSettings",
         "DiskSettings",
+        "EventMarks",
+        "OffloadSettings",
         "DedupeSettings",
         "TopicSettings",
         "Keep",

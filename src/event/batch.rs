@@ -210,6 +210,32 @@ impl Batch {
         kept.data.extend_from_slice(&self.data[from..]);
         kept
     }
+
+    /// The batch with only the records that `keep` wants, by their index.
+    pub(crate) fn only(&self, mut keep: impl FnMut(u32) -> bool) -> Batch {
+        let mut kept = Batch { stamp: self.stamp, ..Batch::default() };
+        let place = Place { store: 0, lane: 0, topic: "".into(), priority: 0 };
+        let data = Bytes::copy_from_slice(&self.data);
+        let (mut records, mut from) = (Records::new(&data, &place, 0), 0);
+        for index in 0..self.count {
+            // Stamps hold for what follows: they stay.
+            while data.get(from) == Some(&0) {
+                records.at = from + 1;
+                records.stamp();
+                kept.data.extend_from_slice(&data[from..records.at]);
+                from = records.at;
+            }
+            if records.next().is_none() {
+                break;
+            }
+            if keep(index) {
+                kept.data.extend_from_slice(&data[from..records.at]);
+                kept.count += 1;
+            }
+            from = records.at;
+        }
+        kept
+    }
 }
 
 /// The flags of what stands between id and body.

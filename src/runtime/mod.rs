@@ -12,6 +12,7 @@ mod late;
 mod links;
 mod meter;
 mod notify;
+mod offload;
 mod pace;
 mod pipeline;
 mod sink;
@@ -31,13 +32,15 @@ pub use chain::StandIn;
 pub use flow::Flow;
 
 use crate::{
-    config::{self, SinkPlan, SourcePlan, Start},
+    config::{self, Settings, SinkPlan, SourcePlan, Start, WhenFull},
     event::Path,
     kind::{Before, Fields, Intake, Process, Sink, Source},
-    store::{self, Keep, Options, Store, Window},
+    store::{self, Keep, OpenError, Options, Policy, Refusal, Store, Window},
+    systems::Systems,
 };
 use chain::{Around, Chain};
 use links::Links;
+use offload::Offload;
 use sink::Outlet;
 use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 use time::Time;
@@ -58,6 +61,9 @@ const STOP: Duration = Duration::from_secs(8);
 /// How often a gateway whose sources have all ended looks whether everything is delivered.
 const DRAINED: Duration = Duration::from_millis(50);
 
+/// How long a disk that is full at the start is waited for before the next attempt.
+const LATER: Duration = Duration::from_secs(1);
+
 /// Why a gateway has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -72,7 +78,10 @@ pub enum End {
 /// through pipelines and sinks before it is answered. An error means exit code 1.
 pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyhow::Result<End> {
     let mut signals = Signals::new()?;
-    let store = open(&plan, stateless)?;
+    let store = tokio::select! {
+        store = open(&plan, stateless) => store?,
+        end = signals.next(|| {}, &reload) => return Ok(end),
+    };
     let links = Links::default();
     let (fatal, mut failures) = mpsc::channel(1);
     let (stop, stopping) = watch::channel(false);
@@ -91,6 +100,9 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         outlets.spawn(flow.clone().keep_alive(stopping.clone()));
         Some(flow)
     } else {
+        if let Some(offload) = offload(&plan.settings, &plan.systems, &store, &links)? {
+            outlets.spawn(quiet_end(offload.run(), stopping.clone()));
+        }
         start_sinks(plan.sinks, &plan.settings.gateway.id, &store, &links, &fatal, &stopping, &mut outlets).await?;
         let around = Around { time: Time::Steady, links: links.clone(), stand_in: None };
         let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
@@ -177,7 +189,11 @@ async fn sources_ended(
 /// Until every consumer of this configuration is done with everything.
 async fn drained(store: &Store) {
     let known = store.registered();
-    while store.ledger().iter().any(|row| row.queued > 0 && is_ours(&row.consumer) && known.contains(&row.consumer)) {
+    while store
+        .ledger()
+        .iter()
+        .any(|row| row.queued + row.offloaded > 0 && is_ours(&row.consumer) && known.contains(&row.consumer))
+    {
         tokio::time::sleep(DRAINED).await;
     }
 }
@@ -211,15 +227,61 @@ fn is_ours(consumer: &str) -> bool {
     consumer.starts_with("pipelines.") || consumer.starts_with("sinks.")
 }
 
-fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
+/// Opens the store. A disk that is full or read-only is waited for.
+async fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
+    let options = options(plan, stateless);
+    let place = options.path.as_ref().map_or_else(|| "memory".into(), |p| p.display().to_string());
+    let mut waits = false;
+    loop {
+        match Store::open(options.clone()) {
+            Err(OpenError::Later(why)) => {
+                if !std::mem::replace(&mut waits, true) {
+                    log::error!("store `{place}`: {why}; waiting until it can be opened");
+                }
+                notify::waiting();
+            }
+            opened => return opened.map_err(|error| anyhow::anyhow!("store `{place}`: {error}")),
+        }
+        tokio::time::sleep(LATER).await;
+    }
+}
+
+/// Registers a consumer; a disk on which it cannot be written down is waited for.
+async fn register(store: &Store, name: &str, topics: &[Arc<str>], start: Start) -> anyhow::Result<u32> {
+    let mut waits = false;
+    loop {
+        match store.consumer(name, topics, start_of(start)).await {
+            Err(Refusal::Full | Refusal::Failed(_)) => {
+                if !std::mem::replace(&mut waits, true) {
+                    log::error!("{name}: it is new, and the disk does not take it; waiting");
+                }
+                notify::waiting();
+            }
+            registered => return Ok(registered?),
+        }
+        tokio::time::sleep(LATER).await;
+    }
+}
+
+fn options(plan: &Plan, stateless: bool) -> Options {
     let settings = &plan.settings;
     let path = (!stateless).then(|| PathBuf::from(&settings.store.path));
     let keep = |t: &config::TopicSettings| Keep { age: t.keep.age.map(|s| s.0), bytes: t.keep.bytes.map(|s| s.0) };
-    let dedupe = &settings.store.dedupe;
-    let options = Options {
-        path: path.clone(),
-        high: settings.store.disk.high.0,
-        low: settings.store.disk.low().0,
+    let (dedupe, disk) = (&settings.store.dedupe, &settings.store.disk);
+    Options {
+        path,
+        high: disk.high.0,
+        low: disk.low().0,
+        soft: disk.soft.map(|s| s.0),
+        critical: disk.critical.map(|s| s.0),
+        events: disk.events.as_ref().map(|events| (events.high, events.low())),
+        free: disk.free.map(|s| s.0),
+        when_full: policy(&disk.when_full),
+        policies: settings
+            .topics
+            .iter()
+            .filter_map(|(name, t)| Some((name.clone(), policy(t.when_full.as_ref()?))))
+            .collect(),
         window: Window {
             ms: i64::try_from(dedupe.window.0.as_millis()).unwrap_or(i64::MAX),
             ids: usize::try_from(dedupe.ids).unwrap_or(usize::MAX),
@@ -227,9 +289,24 @@ fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
         keep: settings.topics.iter().map(|(name, topic)| (name.clone(), keep(topic))).collect(),
         ttl: settings.topics.iter().filter_map(|(name, topic)| Some((name.clone(), topic.ttl?.0))).collect(),
         ..Options::default()
-    };
-    let place = path.map_or_else(|| "memory".into(), |p| p.display().to_string());
-    Store::open(options).map_err(|error| anyhow::anyhow!("store `{place}`: {error}"))
+    }
+}
+
+fn policy(when_full: &WhenFull) -> Policy {
+    match when_full {
+        WhenFull::Reject => Policy::Reject,
+        WhenFull::DropOldest => Policy::DropOldest,
+        WhenFull::DropNewest => Policy::DropNewest,
+        WhenFull::Sample(n) => Policy::Sample(*n),
+        WhenFull::Offload => Policy::Offload,
+    }
+}
+
+/// What carries events to an object store and back, if there is one.
+fn offload(settings: &Settings, systems: &Systems, store: &Store, links: &Links) -> anyhow::Result<Option<Offload>> {
+    let Some(to) = &settings.store.disk.offload else { return Ok(None) };
+    let objects = systems.objects(&to.to).map_err(|e| anyhow::anyhow!("store.disk.offload.to: {e}"))?;
+    Ok(Some(Offload::new(store.clone(), objects, links.clone(), &to.prefix, &settings.gateway.id)))
 }
 
 fn fields(source: &SourcePlan<dyn Source>) -> anyhow::Result<Fields> {
@@ -301,7 +378,7 @@ async fn start_pipelines(
     // All are known before the first one writes: the store does not keep what nobody reads.
     let mut consumers = Vec::new();
     for chain in &chains {
-        consumers.push(store.consumer(&chain.name, &names(&chain.from), start_of(chain.start)).await?);
+        consumers.push(register(store, &chain.name, &names(&chain.from), chain.start).await?);
     }
     let (mut finishers, turns) = (Vec::new(), Arc::new(tokio::sync::Mutex::new(())));
     for (chain, consumer) in chains.into_iter().zip(consumers) {

@@ -47,6 +47,15 @@ pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// It waits for the disk: a sign of life, and more time to start.
+pub(super) fn waiting() {
+    tell(&[
+        NotifyState::Watchdog,
+        NotifyState::ExtendTimeoutUsec(30_000_000),
+        NotifyState::Status("waiting for the disk"),
+    ]);
+}
+
 /// The configuration is about to be read again.
 pub(super) fn reloading() {
     let now = NotifyState::monotonic_usec_now().ok();

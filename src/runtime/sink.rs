@@ -12,7 +12,7 @@ use super::{
     links::Links,
     names,
     pace::Pace,
-    start_of,
+    register,
     step::{broken, letter},
     windows::Windows,
 };
@@ -83,7 +83,7 @@ impl Outlet {
         fatal: &mpsc::Sender<String>,
     ) -> anyhow::Result<Outlet> {
         let (name, topics, common) = (format!("sinks.{}", plan.name), names(&plan.from), plan.common);
-        let consumer = store.consumer(&name, &topics, start_of(common.start)).await?;
+        let consumer = register(store, &name, &topics, common.start).await?;
         // What goes in one delivery, or, if it is slower, in a second.
         let behind = u64::from(common.batch.max.min(common.drain.events.unwrap_or(u32::MAX)));
         let late = common.late.as_ref().map(|late| Lateness::new(&plan.name, late)).transpose()?;

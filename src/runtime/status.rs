@@ -58,13 +58,15 @@ impl View {
     pub fn report(&self, meters: &Meters) {
         for row in self.store.ledger() {
             log::info!(
-                "{}: of `{}` delivered {}, queued {}, stopped {}, dead {}",
+                "{}: of `{}` delivered {}, queued {}, stopped {}, dead {}, evicted {}, offloaded {}",
                 row.consumer,
                 row.topic,
                 row.delivered,
                 row.queued,
                 row.stopped,
-                row.dead
+                row.dead,
+                row.evicted,
+                row.offloaded
             );
         }
         processes(meters);
@@ -85,13 +87,18 @@ impl View {
         };
         let (_, used) = self.store.progress();
         let mut line = format!(
-            "taken in {}, delivered {}, queued {}, stopped {}, dead {}, store {}",
+            "taken in {}, delivered {}, queued {}, stopped {}, dead {}, store {}{}",
             self.taken(),
             sum("sinks.", |row| row.delivered),
             sum("sinks.", |row| row.queued) + sum("pipelines.", |row| row.queued),
             sum("pipelines.", |row| row.stopped),
             sum("", |row| row.dead),
             Size(used),
+            [("offloaded", sum("", |row| row.offloaded)), ("evicted", sum("", |row| row.evicted))]
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(what, count)| format!(", {what} {count}"))
+                .collect::<String>(),
         );
         let held: Vec<String> =
             self.links.all_held().into_iter().map(|(name, why)| format!("{name} ({why})")).collect();

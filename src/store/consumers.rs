@@ -21,7 +21,7 @@ impl Writer {
                 "INSERT INTO lane (id, topic, priority, start, first, next) VALUES (?1, ?2, ?3, ?4, ?4, ?4)",
             )?
             .execute(params![id, topic.as_ref(), priority, base as i64])?;
-        let lane = Lane { topic: topic.clone(), priority, start: base, first: base, next: base, bytes: 0 };
+        let lane = Lane { topic: topic.clone(), priority, start: base, first: base, next: base, bytes: 0, dropped: 0 };
         self.index.lanes.insert(id, lane);
         let readers = self.index.consumers.iter().filter(|(_, c)| c.topics.contains(topic));
         for consumer in readers.map(|(consumer, _)| *consumer) {

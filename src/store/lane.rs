@@ -2,7 +2,7 @@
 
 use super::{Options, eras::Eras, rows::Chunk};
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -28,6 +28,8 @@ pub(super) struct Lane {
     pub next: u64,
     /// Bytes as stored; counted only where retention needs them.
     pub bytes: u64,
+    /// Accepted and never stored, as the topic's policy says.
+    pub dropped: u64,
 }
 
 /// How far a consumer is in a lane, and what became of what it passed.
@@ -40,6 +42,17 @@ pub(super) struct Cursor {
     pub dead: u64,
     pub expired: u64,
     pub evicted: u64,
+    /// Of the evicted, how many were never stored: they have no sequence numbers.
+    pub dropped: u64,
+}
+
+/// Events that lie in an object store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Away {
+    /// The sequence number after the last.
+    pub next: u64,
+    /// Of their rows.
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -54,11 +67,26 @@ pub(super) struct Index {
     pub lanes: BTreeMap<u16, Lane>,
     pub consumers: BTreeMap<u32, Consumer>,
     pub cursors: BTreeMap<(u32, u16), Cursor>,
+    /// By lane and first sequence number.
+    pub offloaded: BTreeMap<(u16, u64), Away>,
 }
 
 impl Index {
     pub fn lane(&self, topic: &str, priority: u8) -> Option<u16> {
         self.lanes.iter().find(|(_, l)| l.priority == priority && *l.topic == *topic).map(|(id, _)| *id)
+    }
+
+    /// The first sequence number of the offloaded range that holds one.
+    pub fn away_at(&self, lane: u16, seq: u64) -> Option<u64> {
+        let (&(_, first), away) = self.offloaded.range((lane, 0)..=(lane, seq)).next_back()?;
+        (away.next > seq).then_some(first)
+    }
+
+    /// How many events of a lane, from a sequence number on, are offloaded.
+    pub fn away(&self, lane: u16, from: u64) -> u64 {
+        let start = self.away_at(lane, from).unwrap_or(from);
+        let ranges = self.offloaded.range((lane, start)..=(lane, u64::MAX));
+        ranges.map(|((_, first), away)| away.next - (*first).max(from)).sum()
     }
 
     /// Up to where every consumer has passed a lane.
@@ -69,7 +97,7 @@ impl Index {
 }
 
 /// What became of the events of one topic, as one consumer saw them:
-/// `accepted = delivered + queued + dead + expired + evicted`.
+/// `accepted = delivered + queued + dead + expired + evicted + offloaded`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Ledger {
     pub topic: String,
@@ -84,6 +112,8 @@ pub struct Ledger {
     pub dead: u64,
     pub expired: u64,
     pub evicted: u64,
+    /// In the object store, and not passed.
+    pub offloaded: u64,
 }
 
 #[derive(Default)]
@@ -107,6 +137,8 @@ pub(super) struct View {
     pub commits: u64,
     pub used: u64,
     pub eras: Arc<Eras>,
+    /// Offloaded ranges that a reader has come to.
+    pub wanted: BTreeSet<(u16, u64)>,
 }
 
 /// What is committed, for everybody.
@@ -117,12 +149,15 @@ pub(super) struct Shared {
     /// By topic, how old its events may get, in milliseconds.
     ttl: BTreeMap<String, i64>,
     view: Mutex<View>,
+    /// There may be something to offload or to bring back.
+    pub offload: Notify,
 }
 
 impl Shared {
     pub fn new(store: u64, died: bool, options: &Options, index: Index, eras: &Eras) -> Self {
         let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis(*ttl))).collect();
-        Shared { store, died, ttl, view: Mutex::new(View { index, eras: Arc::new(eras.clone()), ..View::default() }) }
+        let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), ..View::default() });
+        Shared { store, died, ttl, view, offload: Notify::new() }
     }
 
     /// How old events of a topic may get, in milliseconds.
@@ -164,17 +199,20 @@ impl Shared {
                 read = true;
                 let name = view.index.consumers.get(consumer).map(|c| c.name.clone()).unwrap_or_default();
                 let row = rows.entry((lane.topic.to_string(), name)).or_default();
-                row.accepted += lane.next - cursor.start;
+                let offloaded = view.index.away(*id, cursor.seq);
+                row.offloaded += offloaded;
+                row.accepted += lane.next - cursor.start + cursor.dropped;
                 row.delivered += cursor.delivered;
                 row.stopped += cursor.stopped;
-                row.queued += lane.next - cursor.seq;
+                row.queued += lane.next - cursor.seq - offloaded;
                 row.dead += cursor.dead;
                 row.expired += cursor.expired;
                 row.evicted += cursor.evicted;
             }
             if !read {
                 let row = rows.entry((lane.topic.to_string(), String::new())).or_default();
-                row.accepted += lane.next - lane.start;
+                row.accepted += lane.next - lane.start + lane.dropped;
+                row.evicted += lane.dropped;
             }
         }
         rows.into_iter().map(|((topic, consumer), row)| Ledger { topic, consumer, ..row }).collect()
@@ -196,10 +234,7 @@ impl View {
         }
         for (lane, chunk) in fresh {
             self.tails.entry(lane).or_default().push(chunk);
-            let Some(topic) = self.index.lanes.get(&lane).map(|l| l.topic.clone()) else { continue };
-            for waiter in self.waiters.get(&topic).into_iter().flatten().filter_map(|w| w.signal.upgrade()) {
-                waiter.notify_one();
-            }
+            self.wake(lane);
         }
         for id in lanes {
             if let (Some(lane), Some(tail)) = (self.index.lanes.get(id), self.tails.get_mut(id)) {
@@ -211,6 +246,14 @@ impl View {
             }
         }
         self.commits += 1;
+    }
+
+    /// Tells who reads a lane's topic that there is something.
+    pub fn wake(&self, lane: u16) {
+        let Some(lane) = self.index.lanes.get(&lane) else { return };
+        for waiter in self.waiters.get(&lane.topic).into_iter().flatten().filter_map(|w| w.signal.upgrade()) {
+            waiter.notify_one();
+        }
     }
 
     /// Batches in memory from `seq` on, at most `bytes` of them and one more; `None` if `seq` must be read from disk.

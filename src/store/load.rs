@@ -3,7 +3,7 @@
 use super::{
     Keep, OpenError, Options,
     highest::Highest,
-    lane::{Consumer, Cursor, Index, Lane},
+    lane::{Away, Consumer, Cursor, Index, Lane},
     rows::{key, seq_of},
     seen::Seen,
     trim,
@@ -36,13 +36,13 @@ pub(super) fn note_closed(db: &Connection, start: u32) -> rusqlite::Result<()> {
 
 pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), OpenError> {
     let mut index = Index::default();
-    let mut query = db.prepare("SELECT id, topic, priority, start, first, next FROM lane")?;
+    let mut query = db.prepare("SELECT id, topic, priority, start, first, next, dropped FROM lane")?;
     let mut rows = query.query([])?;
     while let Some(r) = rows.next()? {
         let id: u16 = r.get(0)?;
         let topic: String = r.get(1)?;
         let number = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
-        let (start, first, mut next) = (number(3)?, number(4)?, number(5)?);
+        let (start, first, mut next, dropped) = (number(3)?, number(4)?, number(5)?, number(6)?);
         let last = db
             .prepare_cached("SELECT id, count FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 1")?
             .query_row(params![key(id, 0), key(id, u64::MAX)], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?)));
@@ -55,14 +55,15 @@ pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), 
             Some(Keep { bytes: Some(_), .. }) => trim::bytes(db, id)?,
             _ => 0,
         };
-        index.lanes.insert(id, Lane { topic: topic.into(), priority: r.get(2)?, start, first, next, bytes });
+        index.lanes.insert(id, Lane { topic: topic.into(), priority: r.get(2)?, start, first, next, bytes, dropped });
     }
     let mut query = db.prepare("SELECT id, name FROM consumer")?;
     let mut rows = query.query([])?;
     while let Some(r) = rows.next()? {
         index.consumers.insert(r.get(0)?, Consumer { name: r.get(1)?, topics: Vec::new() });
     }
-    let mut query = db.prepare("SELECT id, start, seq, delivered, stopped, dead, expired, evicted FROM cursor")?;
+    let mut query =
+        db.prepare("SELECT id, start, seq, delivered, stopped, dead, expired, evicted, dropped FROM cursor")?;
     let mut rows = query.query([])?;
     while let Some(r) = rows.next()? {
         let id: i64 = r.get(0)?;
@@ -75,8 +76,20 @@ pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), 
             dead: n(5)?,
             expired: n(6)?,
             evicted: n(7)?,
+            dropped: n(8)?,
         };
         index.cursors.insert(((id >> 16) as u32, id as u16), cursor);
+    }
+    let mut query = db.prepare("SELECT id, next, bytes FROM offloaded")?;
+    let mut rows = query.query([])?;
+    while let Some(r) = rows.next()? {
+        let n = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
+        let (id, away) = (r.get::<_, i64>(0)?, Away { next: n(1)?, bytes: n(2)? });
+        let lane = (id >> 48) as u16;
+        index.offloaded.insert((lane, seq_of(id)), away);
+        if let Some(lane) = index.lanes.get_mut(&lane) {
+            lane.next = lane.next.max(away.next);
+        }
     }
     Ok((index, Seen::load(db, options.window)?))
 }

@@ -4,24 +4,33 @@
 //! a batch, what a component wants to remember. The writer takes all steps that wait into one transaction, so one flush
 //! serves them all, and answers after it. Readers see what is committed, from memory while it is fresh.
 
+mod ballast;
 mod consumers;
 mod dead;
 mod eras;
 mod highest;
 mod lane;
 mod load;
+mod offload;
 mod reader;
 mod rows;
 mod schema;
 mod seen;
+mod space;
+#[cfg(test)]
+mod space_tests;
+mod step;
 #[cfg(test)]
 mod tests;
+mod tight;
 mod trim;
 mod writer;
 
 pub use lane::Ledger;
+pub use offload::{Errand, Manifest, Parcel};
 pub use reader::{Lag, Lot, Reader};
 pub use seen::Window;
+pub use space::Policy;
 
 use crate::event::Batch;
 use lane::Shared;
@@ -38,9 +47,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 pub struct Options {
     /// The database file; `None` keeps everything in memory and loses it at the end.
     pub path: Option<PathBuf>,
-    /// Above `high` bytes of rows, intake is refused until they are at most `low`.
+    /// Above `high` bytes of rows, a topic's policy holds until they are at most `low`.
     pub high: u64,
     pub low: u64,
+    /// The same for priorities 0 and 1; `high` without it.
+    pub soft: Option<u64>,
+    /// The same for priorities 6 and 7, until there are at most `high`; a sixteenth above it without it.
+    pub critical: Option<u64>,
+    /// A high and a low mark of events that somebody has not passed.
+    pub events: Option<(u64, u64)>,
+    /// Bytes of the file system that are left to others; a sixteenth of it, at most 64 MiB, without it.
+    pub free: Option<u64>,
+    /// What happens to events over the mark, and by topic.
+    pub when_full: Policy,
+    pub policies: BTreeMap<String, Policy>,
     /// Bytes of steps that may wait for the writer; who comes later waits.
     pub waiting: usize,
     /// How long, and how many, producers' ids are remembered.
@@ -57,6 +77,12 @@ impl Default for Options {
             path: None,
             high: 1 << 30,
             low: 800 << 20,
+            soft: None,
+            critical: None,
+            events: None,
+            free: None,
+            when_full: Policy::Reject,
+            policies: BTreeMap::new(),
             waiting: 4 << 20,
             window: Window { ms: 3_600_000, ids: 65_536 },
             keep: BTreeMap::new(),
@@ -84,6 +110,9 @@ pub enum OpenError {
     Foreign,
     #[error("another process has the database open")]
     Locked,
+    /// It may work later: the disk is full, or read-only.
+    #[error("{0}")]
+    Later(String),
     #[error("the database cannot be used safely: {0}")]
     Unsafe(String),
     #[error("{0}")]
@@ -97,6 +126,20 @@ impl From<rusqlite::Error> for OpenError {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => OpenError::Locked,
             _ => OpenError::Sqlite(error),
+        }
+    }
+}
+
+impl OpenError {
+    /// What it means where the disk takes no writes.
+    fn seen(self, cause: ballast::Cause) -> Self {
+        let full =
+            matches!(&self, OpenError::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull));
+        match cause {
+            ballast::Cause::Space => OpenError::Later(format!("the disk is full: {self}")),
+            ballast::Cause::ReadOnly => OpenError::Later(format!("the file system is read-only: {self}")),
+            ballast::Cause::Other if full => OpenError::Later(format!("the disk is full: {self}")),
+            ballast::Cause::Other => self,
         }
     }
 }
@@ -140,6 +183,11 @@ impl Step {
     /// Whether it brings events from outside.
     fn is_intake(&self) -> bool {
         !self.appends.is_empty() && self.moves.is_empty() && !self.inner
+    }
+
+    /// Whether no consumer made it.
+    fn is_outside(&self) -> bool {
+        self.moves.is_empty() && !self.inner
     }
 
     /// Adds a later step to this one; moves of the same cursor become one.
@@ -218,12 +266,15 @@ pub struct Placed {
     pub repeats: Vec<u32>,
     /// Indexes of events whose id was used before with another body: they went to the dead letters.
     pub conflicts: Vec<u32>,
+    /// Indexes of events that the topic's policy passed over, since the store is full: accepted, counted as evicted.
+    pub passed: Vec<u32>,
 }
 
 impl Placed {
     /// The id of the event at an index of the batch that brought no id of its own.
     pub fn made_id(&self, index: u32) -> String {
-        let before = self.repeats.iter().chain(&self.conflicts).filter(|i| **i < index).count() as u64;
+        let before =
+            self.repeats.iter().chain(&self.conflicts).chain(&self.passed).filter(|i| **i < index).count() as u64;
         let seq = self.first + u64::from(index) - before;
         crate::event::Id::Made { store: self.store, lane: self.lane, seq }.text().into_owned()
     }
@@ -255,6 +306,8 @@ enum Request {
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     Read(rows::Read),
+    /// Work on what is offloaded.
+    Do(Box<dyn FnOnce(&mut writer::Writer) + Send>),
     Close(oneshot::Sender<()>),
 }
 
@@ -272,6 +325,14 @@ impl Store {
     /// Opens the store, in a folder that is made if need be, and starts its writer. A file that cannot be read is moved aside and a fresh one begun, with a
     /// line in the log; a newer, a foreign or a locked one is refused untouched.
     pub fn open(options: Options) -> Result<Store, OpenError> {
+        let path = options.path.clone();
+        Self::open_now(options).map_err(|error| match error {
+            OpenError::Newer { .. } | OpenError::Foreign | OpenError::Locked | OpenError::Later(_) => error,
+            error => error.seen(ballast::Ballast::beside(path.as_deref()).probe()),
+        })
+    }
+
+    fn open_now(options: Options) -> Result<Store, OpenError> {
         let limit = options.waiting.clamp(64 << 10, u32::MAX as usize);
         let path = options.path.clone();
         if let Some(path) = &path {

@@ -16,8 +16,13 @@ use crate::{
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, mpsc},
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
+
+/// What is missing in the database is looked for again after a moment, so often: then it is lost.
+const MOMENT: Duration = Duration::from_millis(5);
+const PATIENCE: u32 = 200;
 
 /// Events that follow one another in one lane.
 #[derive(Debug)]
@@ -63,6 +68,8 @@ pub struct Reader {
     /// Lanes of a lower priority are not read.
     floor: u8,
     signal: Arc<Notify>,
+    /// How often in a row something was missing that should have been there.
+    missed: u32,
 }
 
 impl Reader {
@@ -87,7 +94,7 @@ impl Reader {
 
     fn new(shared: Arc<Shared>, reads: mpsc::Sender<Read>, consumer: Option<u32>, topics: &[Arc<str>]) -> Self {
         let signal = shared.signal(topics, consumer.is_none());
-        Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), floor: 0, signal }
+        Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), floor: 0, signal, missed: 0 }
     }
 
     /// From now on lanes of a lower priority are not read.
@@ -160,11 +167,22 @@ impl Reader {
                 Some(chunks) => chunks,
                 None => rows::batches(&self.reads, lane, seq).await?,
             };
-            let Some(position) = self.lanes.get_mut(&lane) else { return Ok(None) };
-            // Retention, or a limit, passed over what was between.
             let oldest = self.shared.view().index.lanes.get(&lane).map_or(seq, |l| l.first);
-            position.next = chunks.first().map_or(oldest, |c| c.first).max(seq);
-            position.ahead = chunks.into();
+            let first = chunks.first().map_or(oldest, |c| c.first).max(seq);
+            // Retention, or a limit, passed over what was between; else it went to the object store, or came from there,
+            // while we read, which is told a moment later.
+            if first > seq.max(oldest) && self.consumer.is_some() && self.missed < PATIENCE {
+                self.missed += 1;
+                sleep(MOMENT).await;
+                self.signal.notify_one();
+                return Ok(None);
+            }
+            self.missed = 0;
+            let Some(position) = self.lanes.get_mut(&lane) else { return Ok(None) };
+            position.next = first;
+            let mut end = first;
+            let follows = |chunk: &Chunk| chunk.first <= std::mem::replace(&mut end, chunk.end());
+            position.ahead = chunks.into_iter().take_while(follows).collect();
         }
         let eras = self.shared.view().eras.clone();
         Ok(self.lanes.get_mut(&lane).and_then(|position| position.take(lane, max, bytes, &eras)))
@@ -173,7 +191,8 @@ impl Reader {
     /// Whether nothing is left to read.
     pub fn at_rest(&mut self) -> bool {
         self.find_lanes(false);
-        self.waiting_lane().is_none()
+        let view = self.shared.view();
+        !self.lanes.iter().any(|(id, p)| view.index.lanes.get(id).is_some_and(|l| l.next > p.next))
     }
 
     /// Goes back in a lane, to do a batch again.
@@ -205,15 +224,29 @@ impl Reader {
         self.lanes.iter().map(|(lane, p)| (*lane, p.next))
     }
 
-    /// The lane to read next: something is there, and no lane of higher priority has anything.
+    /// The lane to read next: something is there, and no lane of higher priority has anything. What lies in the object
+    /// store is asked for, and not waited for here.
     fn waiting_lane(&self) -> Option<u16> {
-        let view = self.shared.view();
-        self.lanes
+        let mut view = self.shared.view();
+        let mut wanted = Vec::new();
+        let lane = self
+            .lanes
             .iter()
             .filter(|(_, p)| p.place.priority >= self.floor)
             .filter(|(id, p)| view.index.lanes.get(id).is_some_and(|l| l.next.min(p.stop) > p.next))
+            .filter(|(id, p)| {
+                let away = self.consumer.and_then(|_| view.index.away_at(**id, p.next)).filter(|_| p.ahead.is_empty());
+                wanted.extend(away.map(|first| (**id, first)));
+                away.is_none()
+            })
             .max_by_key(|(id, p)| (p.place.priority, std::cmp::Reverse(**id)))
-            .map(|(id, _)| *id)
+            .map(|(id, _)| *id);
+        for at in wanted {
+            if view.wanted.insert(at) {
+                self.shared.offload.notify_one();
+            }
+        }
+        lane
     }
 
     /// Takes up lanes that appeared: at the consumer's cursor, or at their beginning, or (at the start of a tail) end.

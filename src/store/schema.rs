@@ -42,6 +42,14 @@ const MIGRATIONS: &[&str] = &["
     ALTER TABLE boot ADD COLUMN aged INTEGER;
     ALTER TABLE boot ADD COLUMN wall INTEGER;
     ALTER TABLE boot ADD COLUMN last INTEGER NOT NULL DEFAULT 0;
+", "
+    -- dropped: accepted and never stored, since the store was full; in a cursor, of those in evicted.
+    ALTER TABLE lane ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE cursor ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+    -- Rows that lie in an object instead. id = lane << 48 | first sequence number; next = the one after the last;
+    -- bytes = of the rows' bodies; length and sha256 = of the object.
+    CREATE TABLE offloaded (id INTEGER PRIMARY KEY, next INTEGER NOT NULL, bytes INTEGER NOT NULL, object TEXT NOT NULL,
+        length INTEGER NOT NULL, sha256 BLOB NOT NULL);
 "];
 
 /// Opens the writer's connection and brings the file up to date.
@@ -127,6 +135,29 @@ fn pragma(db: &Connection, name: &str) -> rusqlite::Result<i64> {
 pub(super) fn used(db: &Connection) -> rusqlite::Result<u64> {
     let pages = pragma(db, "page_count")? - pragma(db, "freelist_count")?;
     Ok((pages * pragma(db, "page_size")?).unsigned_abs())
+}
+
+/// Bytes of free pages inside of the file.
+pub(super) fn unused(db: &Connection) -> rusqlite::Result<u64> {
+    Ok((pragma(db, "freelist_count")? * pragma(db, "page_size")?).unsigned_abs())
+}
+
+/// From how many bytes on the WAL is folded in, and whether the file may grow.
+pub(super) fn limit(db: &Connection, wal: u64, full: bool) -> rusqlite::Result<()> {
+    let wal = (wal as i64 / PAGE_SIZE).clamp(1, WAL_PAGES);
+    // SQLite takes the size that the file has for less.
+    let pages = if full { 1 } else { i64::from(u32::MAX - 1) };
+    for pragma in [format!("wal_autocheckpoint={wal}"), format!("max_page_count={pages}")] {
+        db.query_row(&format!("PRAGMA {pragma}"), [], |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// Leaves the WAL as it is when the connection ends.
+pub(super) fn keep_wal(db: &Connection) {
+    use rusqlite::config::DbConfig;
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok();
 }
 
 /// Moves an unreadable database aside, all its files together, so that a fresh one can serve. Gives the new place.

@@ -1,4 +1,4 @@
-//! What every consumer has passed goes, when retention allows; the WAL is folded in; the disk mark is watched.
+//! What every consumer has passed goes, when retention allows or the store is full; the WAL is folded in.
 
 use super::{
     Keep, Options,
@@ -14,6 +14,8 @@ use std::{
 
 /// Rows looked at in one go, a lane: bounds how long one commit takes.
 const ROWS: i64 = 512;
+/// The same on a full disk: what is deleted is written to the WAL first.
+const ROWS_FULL: i64 = 100;
 /// A lane is trimmed in this many milliseconds again at the earliest: fewer, larger deletes dirty fewer pages.
 const PAUSE_MS: u128 = 100;
 /// Without load, the WAL is folded in this long after the last commit but one.
@@ -23,7 +25,9 @@ const LOOK_MS: u128 = 100;
 
 #[derive(Default)]
 pub(super) struct Trimmer {
+    waits: bool,
     trimmed: Option<Instant>,
+    expired: Option<Instant>,
     looked: Option<Instant>,
     folded: Option<Instant>,
     commits_folded: u64,
@@ -35,21 +39,21 @@ fn older(than_ms: u128, then: Option<Instant>) -> bool {
 }
 
 impl Trimmer {
-    /// Deletes, in the open transaction, rows that everybody passed or that are too old, at `now` by the steady clock. Gives
-    /// the lanes that changed, and notes the cursors that did.
+    /// Deletes, in the open transaction, rows that everybody passed. Gives the lanes that changed.
     pub fn trim(
         &mut self,
         db: &Connection,
         index: &mut Index,
         options: &Options,
         now: i64,
-        cursors: &mut BTreeSet<(u32, u16)>,
+        full: bool,
+        over: bool,
     ) -> rusqlite::Result<Vec<u16>> {
-        if !older(PAUSE_MS, self.trimmed) {
+        if std::mem::take(&mut self.waits) || !full && !older(PAUSE_MS, self.trimmed) {
             return Ok(Vec::new());
         }
+        let limit = if full { ROWS_FULL } else { ROWS };
         self.trimmed = Some(Instant::now());
-        let mut changed = expire(db, index, options, now, cursors)?;
         let passed: Vec<(u16, u64)> = index
             .lanes
             .iter()
@@ -57,11 +61,14 @@ impl Trimmer {
             .filter(|(_, p, first)| p > first)
             .map(|(id, p, _)| (id, p))
             .collect();
+        let mut changed = Vec::new();
         for (id, passed) in &passed {
             let Some(lane) = index.lanes.get_mut(id) else { continue };
             let passed = *passed;
-            let keep = options.keep.get(&*lane.topic).copied().unwrap_or_default();
-            let Some((end, bytes)) = droppable(db, *id, lane.first, passed, lane.bytes, keep, now)? else { continue };
+            let keep = options.keep.get(&*lane.topic).copied().filter(|_| !full && !over).unwrap_or_default();
+            let Some((end, bytes)) = droppable(db, *id, lane, passed, keep, now, limit)? else {
+                continue;
+            };
             db.prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
                 .execute(params![key(*id, 0), key(*id, end - 1)])?;
             lane.first = end;
@@ -76,8 +83,43 @@ impl Trimmer {
         Ok(changed)
     }
 
-    /// Whether a trim at rest may find something: some lane holds what everybody passed, or what gets too old.
-    pub fn due(&self, index: &Index, options: &Options) -> bool {
+    /// Moves cursors over rows that are too old as a whole, at `now` by the steady clock: nobody reads them to find that out.
+    /// Notes which were moved.
+    pub fn expire(
+        &mut self,
+        db: &Connection,
+        index: &mut Index,
+        options: &Options,
+        now: i64,
+        moved: &mut BTreeSet<(u32, u16)>,
+    ) -> rusqlite::Result<()> {
+        if options.ttl.is_empty() || !older(PAUSE_MS, self.expired) {
+            return Ok(());
+        }
+        self.expired = Some(Instant::now());
+        for (id, lane) in &index.lanes {
+            let Some(ttl) = options.ttl.get(&*lane.topic).filter(|_| lane.next > lane.first) else { continue };
+            let end = aged(db, *id, lane, now.saturating_sub(millis(*ttl)))?;
+            for ((consumer, _), cursor) in index.cursors.iter_mut().filter(|((_, l), c)| l == id && c.seq < end) {
+                cursor.expired += end - cursor.seq;
+                cursor.seq = end;
+                moved.insert((*consumer, *id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Not in the next transaction.
+    pub fn waits(&mut self) {
+        self.waits = true;
+    }
+
+    /// Whether a trim at rest may find something: some lane holds what everybody passed, or what
+    /// gets too old.
+    pub fn due(&self, index: &Index, options: &Options, full: bool) -> bool {
+        if full {
+            return index.lanes.iter().any(|(id, l)| index.passed(*id) > l.first);
+        }
         let ages = |lane: &Lane| lane.next > lane.first && options.ttl.contains_key(&*lane.topic);
         if index.lanes.values().any(ages) && older(60_000, self.trimmed) {
             return true;
@@ -87,24 +129,16 @@ impl Trimmer {
         index.lanes.iter().any(|(id, l)| index.passed(*id) > l.first && older(wait(&l.topic), self.trimmed))
     }
 
-    /// After a commit: how much is in use, and whether that is too much.
-    pub fn note(&mut self, view: &mut View, db: &Connection, options: &Options, full: &mut bool) {
+    /// After a commit: how much is in use, where it was measured.
+    pub fn note(&mut self, view: &mut View, db: &Connection) -> Option<u64> {
         self.commits += 1;
         if !older(LOOK_MS, self.looked) {
-            return;
+            return None;
         }
         self.looked = Some(Instant::now());
-        let Ok(used) = schema::used(db) else { return };
+        let used = schema::used(db).ok()?;
         view.used = used;
-        let now_full = if *full { used > options.low } else { used > options.high };
-        if now_full != *full {
-            *full = now_full;
-            if now_full {
-                log::warn!("store: {used} bytes are over the mark of {}: intake is refused", options.high);
-            } else {
-                log::info!("store: down to {used} bytes: intake is open again");
-            }
-        }
+        Some(used)
     }
 
     /// Folds the WAL into the database when there was no load for a while: a short WAL is soon read after a power cut.
@@ -123,54 +157,38 @@ impl Trimmer {
     }
 }
 
-/// Moves cursors over rows that are too old as a whole: nobody reads them to find that out. Gives the lanes of those cursors.
-fn expire(
-    db: &Connection,
-    index: &mut Index,
-    options: &Options,
-    now: i64,
-    moved: &mut BTreeSet<(u32, u16)>,
-) -> rusqlite::Result<Vec<u16>> {
-    let mut lanes = Vec::new();
-    for (id, lane) in &index.lanes {
-        let Some(ttl) = options.ttl.get(&*lane.topic).filter(|_| lane.next > lane.first) else { continue };
-        let sql = "SELECT id, count, at FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3";
-        let mut query = db.prepare_cached(sql)?;
-        let mut rows = query.query(params![key(*id, lane.first), key(*id, lane.next), ROWS])?;
-        let mut end = lane.first;
-        while let Some(row) = rows.next()? {
-            let (row_id, count, at): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            if at.saturating_add(millis(*ttl)) > now {
-                break;
-            }
-            end = seq_of(row_id) + count.unsigned_abs();
+/// Up to where the rows of a lane were all written at a time or before.
+fn aged(db: &Connection, id: u16, lane: &Lane, then: i64) -> rusqlite::Result<u64> {
+    let sql = "SELECT id, count, at FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3";
+    let mut query = db.prepare_cached(sql)?;
+    let mut rows = query.query(params![key(id, lane.first), key(id, lane.next), ROWS])?;
+    let mut end = lane.first;
+    while let Some(row) = rows.next()? {
+        let (row_id, count, at): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if at > then {
+            break;
         }
-        for ((consumer, _), cursor) in index.cursors.iter_mut().filter(|((_, l), c)| l == id && c.seq < end) {
-            cursor.expired += end - cursor.seq;
-            cursor.seq = end;
-            moved.insert((*consumer, *id));
-        }
-        lanes.push(*id);
+        end = seq_of(row_id) + count.unsigned_abs();
     }
-    Ok(lanes)
+    Ok(end)
 }
 
 /// Up to which sequence number rows may go, and their bytes.
 fn droppable(
     db: &Connection,
-    lane: u16,
-    first: u64,
+    id: u16,
+    lane: &Lane,
     passed: u64,
-    mut held: u64,
     keep: Keep,
     now: i64,
+    limit: i64,
 ) -> rusqlite::Result<Option<(u64, u64)>> {
     let age = keep.age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
     let mut query = db.prepare_cached(
         "SELECT id, count, at, length(body) FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
     )?;
-    let mut rows = query.query(params![key(lane, first), key(lane, passed), ROWS])?;
-    let (mut end, mut bytes) = (None, 0);
+    let mut rows = query.query(params![key(id, lane.first), key(id, passed), limit])?;
+    let (mut end, mut bytes, mut held) = (None, 0, lane.bytes);
     while let Some(row) = rows.next()? {
         let (id, count, at, len): (i64, i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
         let (row_end, len) = (seq_of(id) + count.unsigned_abs(), len.unsigned_abs());

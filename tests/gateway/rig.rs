@@ -27,10 +27,16 @@ impl Rig {
     }
 
     fn configuration(&self) -> String {
+        self.configuration_with(r#""store": {}"#)
+    }
+
+    /// With sections of its own, such as a store elsewhere.
+    pub fn configuration_with(&self, sections: &str) -> String {
         let Rig { mqtt, http, cloud, bridge } = self;
         format!(
             r#"{{
   "gateway": {{ "id": "rig" }},
+  {sections},
   "sources": {{
     "mq": {{ "type": "mqtt_listen", "listen": "127.0.0.1:{mqtt}", "id": "id" }},
     "web": {{ "type": "http", "listen": "127.0.0.1:{http}", "id": "id" }} }},
@@ -46,6 +52,14 @@ impl Rig {
 
     pub fn start(&self, dir: &Path) -> Gateway {
         let gateway = Gateway::start(dir, &self.configuration(), &[]);
+        wait_for_port(self.mqtt);
+        wait_for_port(self.http);
+        gateway
+    }
+
+    /// As `start`, with sections of its own in the configuration.
+    pub fn start_with(&self, dir: &Path, sections: &str) -> Gateway {
+        let gateway = Gateway::start(dir, &self.configuration_with(sections), &[]);
         wait_for_port(self.mqtt);
         wait_for_port(self.http);
         gateway
@@ -78,6 +92,23 @@ impl Rig {
             }
         }
         longest
+    }
+
+    /// Posts a producer's events from `first` on, some at a time, until one is refused or `last` is reached. Gives the number
+    /// after the last that was acknowledged, and whether it was refused.
+    pub fn post_until_refused(&self, producer: &str, first: u64, last: u64) -> (u64, bool) {
+        let url = format!("http://127.0.0.1:{}/v1/events", self.http);
+        let mut n = first;
+        while n < last {
+            let some = n..last.min(n + 40);
+            let bodies: Vec<String> = some.clone().map(|n| String::from_utf8(body(producer, n)).unwrap()).collect();
+            match http::post(&url, &format!("[{}]", bodies.join(","))) {
+                Some((202, _)) => n = some.end,
+                Some((503 | 429, _)) => return (n, true),
+                other => panic!("{other:?}"),
+            }
+        }
+        (n, false)
     }
 
     /// Publishes a producer's events until each is acknowledged.

@@ -1,0 +1,228 @@
+//! What a step does to the database, in the open transaction.
+
+use super::{
+    Append, Placed, Step,
+    ballast::Cause,
+    rows::{Chunk, ROW_BYTES, crc, key},
+    seen::Verdict,
+    writer::Writer,
+};
+use crate::{
+    clock,
+    event::{Batch, batch::put_stamp},
+};
+use bytes::Bytes;
+use rusqlite::params;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the open transaction has changed.
+#[derive(Default)]
+pub(super) struct Open {
+    pub rows: BTreeMap<u16, Row>,
+    pub fresh: Vec<(u16, Chunk)>,
+    pub lanes: BTreeSet<u16>,
+    pub cursors: BTreeSet<(u32, u16)>,
+    /// Lanes of which events were dropped.
+    pub thinned: BTreeSet<u16>,
+    /// What is offloaded changed, and keys of objects that nothing names any more.
+    pub moved: bool,
+    pub spare: Vec<String>,
+    /// By lane: bytes and events that were written, and the first of them.
+    pub grown: BTreeMap<u16, (u64, u64, u64)>,
+}
+
+/// A batch row that still grows.
+pub(super) struct Row {
+    first: u64,
+    count: u32,
+    data: Vec<u8>,
+    stamped_now: bool,
+}
+
+impl Writer {
+    pub(super) fn apply(&mut self, step: &Step) -> rusqlite::Result<Vec<Placed>> {
+        let mut placed = Vec::with_capacity(step.appends.len());
+        for append in &step.appends {
+            let lane = self.lane(&append.topic, append.priority)?;
+            placed.push(self.append(lane, append)?);
+        }
+        for m in &step.moves {
+            if let Some(cursor) = self.index.cursors.get_mut(&(m.consumer, m.lane)).filter(|c| m.to > c.seq) {
+                let passed = m.to - cursor.seq;
+                cursor.seq = m.to;
+                // It may have been moved on from below the consumer, which counts more than is left.
+                let dead = m.dead.min(passed);
+                let evicted = m.evicted.min(passed - dead);
+                cursor.dead += dead;
+                cursor.evicted += evicted;
+                let expired = m.expired.min(passed - dead - evicted);
+                cursor.expired += expired;
+                let delivered = passed - dead - evicted - expired;
+                cursor.delivered += delivered;
+                cursor.stopped += m.stopped.min(delivered);
+                self.open.cursors.insert((m.consumer, m.lane));
+                self.open.lanes.insert(m.lane);
+            }
+        }
+        for letter in &step.dead {
+            self.bury(letter)?;
+        }
+        for put in &step.state {
+            match &put.value {
+                Some(value) => self
+                    .db
+                    .prepare_cached("INSERT OR REPLACE INTO state (owner, key, value) VALUES (?1, ?2, ?3)")?
+                    .execute(params![put.owner, put.key, value])?,
+                None => self
+                    .db
+                    .prepare_cached("DELETE FROM state WHERE owner = ?1 AND key = ?2")?
+                    .execute(params![put.owner, put.key])?,
+            };
+        }
+        for (owner, key, due) in &step.timers {
+            match due {
+                Some(due) => self
+                    .db
+                    .prepare_cached("INSERT OR REPLACE INTO timer (owner, key, due) VALUES (?1, ?2, ?3)")?
+                    .execute(params![owner, key, due])?,
+                None => self
+                    .db
+                    .prepare_cached("DELETE FROM timer WHERE owner = ?1 AND key = ?2")?
+                    .execute(params![owner, key])?,
+            };
+        }
+        Ok(placed)
+    }
+
+    fn append(&mut self, lane: u16, append: &Append) -> rusqlite::Result<Placed> {
+        let batch = &append.batch;
+        let (mut repeats, mut conflicts, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, mark) in batch.marks.iter().enumerate() {
+            match self.seen.judge(lane, mark) {
+                Verdict::New => continue,
+                Verdict::Repeat => repeats.push(mark.index),
+                Verdict::Conflict => {
+                    conflicts.push(mark.index);
+                    let record = batch.data.get(mark.range.clone()).unwrap_or_default().to_vec();
+                    self.conflict(lane, record)?;
+                }
+            }
+            dropped.push(at);
+        }
+        let fresh = (!dropped.is_empty()).then(|| batch.without(&dropped));
+        let batch = fresh.as_ref().unwrap_or(batch);
+        let (mut passed, thinned) = (Vec::new(), self.thin(lane, append, batch));
+        let batch = thinned.as_ref().map_or(batch, |(kept, _)| kept);
+        if let Some((_, dropped)) = &thinned {
+            let known = |i: &u32| repeats.contains(i) || conflicts.contains(i);
+            let rest: Vec<u32> = (0..append.batch.count).filter(|i| !known(i)).collect();
+            passed = dropped.iter().filter_map(|i| rest.get(*i as usize).copied()).collect();
+        }
+        let first = self.index.lanes.get(&lane).map_or(0, |l| l.next);
+        if batch.count > 0 {
+            let end = first + u64::from(batch.count);
+            self.highest.cover(end).map_err(no_number)?;
+            if let Some(lane) = self.index.lanes.get_mut(&lane) {
+                lane.next = end;
+            }
+            let row = self.open.rows.entry(lane).or_insert_with(|| Row::new(first));
+            row.push(batch);
+            if row.data.len() >= ROW_BYTES
+                && let Some(row) = self.open.rows.remove(&lane)
+            {
+                self.write_row(lane, row)?;
+            }
+            self.open.lanes.insert(lane);
+        }
+        Ok(Placed { store: self.shared.store, lane, first, count: batch.count, repeats, conflicts, passed })
+    }
+
+    /// Writes everything that the transaction left open: batch rows, cursors, ids, and what may go.
+    pub(super) fn flush(&mut self, now: i64) -> rusqlite::Result<()> {
+        for (lane, row) in std::mem::take(&mut self.open.rows) {
+            self.write_row(lane, row)?;
+        }
+        for id in &self.open.thinned {
+            let Some(lane) = self.index.lanes.get(id) else { continue };
+            self.db
+                .prepare_cached("UPDATE lane SET dropped = ?2 WHERE id = ?1")?
+                .execute(params![id, lane.dropped as i64])?;
+        }
+        self.evict()?;
+        self.trimmer.expire(&self.db, &mut self.index, &self.options, now, &mut self.open.cursors)?;
+        self.open.lanes.extend(self.open.cursors.iter().map(|(_, lane)| *lane));
+        for (consumer, lane) in &self.open.cursors {
+            let Some(c) = self.index.cursors.get(&(*consumer, *lane)) else { continue };
+            self.db.prepare_cached("INSERT OR REPLACE INTO cursor (id, start, seq, delivered, stopped, dead, expired, evicted, dropped)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
+                params![
+                    (i64::from(*consumer) << 16) | i64::from(*lane),
+                    c.start as i64,
+                    c.seq as i64,
+                    c.delivered as i64,
+                    c.stopped as i64,
+                    c.dead as i64,
+                    c.expired as i64,
+                    c.evicted as i64,
+                    c.dropped as i64
+                ],
+            )?;
+        }
+        if let Some((row, marks)) = self.seen.row() {
+            self.db
+                .prepare_cached("INSERT INTO seen (id, at, marks) VALUES (?1, ?2, ?3)")?
+                .execute(params![row, now, marks])?;
+        }
+        if let Some(row) = self.seen.expire(now) {
+            self.db.prepare_cached("DELETE FROM seen WHERE id <= ?1")?.execute([row])?;
+        }
+        self.eras.write(&self.db)?;
+        let trimmed =
+            self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full, self.space.is_over())?;
+        self.open.lanes.extend(trimmed);
+        self.forget_passed()?;
+        Ok(())
+    }
+
+    fn write_row(&mut self, lane: u16, row: Row) -> rusqlite::Result<()> {
+        let size = row.data.len();
+        let packed = (size >= 256).then(|| lz4_flex::block::compress(&row.data)).filter(|p| p.len() < size);
+        let body = packed.as_deref().unwrap_or(&row.data);
+        let (id, count) = (key(lane, row.first), i64::from(row.count));
+        self.db
+            .prepare_cached("INSERT INTO batch (id, count, at, size, crc, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            .execute(params![id, count, clock::steady_ms(), size as i64, crc(id, count, size as i64, body), body])?;
+        if let Some(lane) = self.index.lanes.get_mut(&lane) {
+            lane.bytes += body.len() as u64;
+        }
+        let (bytes, events, _) = self.open.grown.entry(lane).or_insert((0, 0, row.first));
+        (*bytes, *events) = (*bytes + body.len() as u64, *events + u64::from(row.count));
+        let data = Ok(Bytes::from(row.data));
+        self.open.fresh.push((lane, Chunk { first: row.first, count: u64::from(row.count), data }));
+        Ok(())
+    }
+}
+
+impl Row {
+    fn new(first: u64) -> Self {
+        Row { first, count: 0, data: Vec::new(), stamped_now: false }
+    }
+
+    fn push(&mut self, batch: &Batch) {
+        if !batch.stamped() && !self.stamped_now {
+            put_stamp(&mut self.data, &clock::stamp());
+        }
+        self.stamped_now = !batch.stamped();
+        self.data.extend_from_slice(&batch.data);
+        self.count += batch.count;
+    }
+}
+
+/// The highest number could not be written down.
+fn no_number(error: std::io::Error) -> rusqlite::Error {
+    let code = match Cause::of(&error) {
+        Cause::Space => rusqlite::ffi::SQLITE_FULL,
+        _ => rusqlite::ffi::SQLITE_IOERR,
+    };
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(error.to_string()))
+}
