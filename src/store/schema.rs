@@ -1,7 +1,7 @@
 //! The file: how it is opened, what is in it, how an older one is brought up to date and a newer one refused.
 
 use super::OpenError;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
 
 /// "TIDE": tells our files from other SQLite databases.
@@ -66,8 +66,19 @@ pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
     }
     if path.is_some() {
         read_back(&db)?;
+        fold(&db)?;
     }
     Ok(db)
+}
+
+/// Folds what the last run left in the WAL into the database. What a failed sync did not write, Linux still shows to who
+/// reads it, until the power goes: a WAL with such a hole looks whole, and what is appended behind it would be lost.
+fn fold(db: &Connection) -> Result<(), OpenError> {
+    match db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        // Who has no room to fold has room to be drained.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
+        done => Ok(done?),
+    }
 }
 
 /// Opens a second connection of this process that only reads.
