@@ -17,15 +17,16 @@ struct Topic {
     acked: u64,
     passing: u64,
     passed: u64,
-    /// Sequence number of the event of number 0.
+    /// Sequence number of the event of number 0, and the one after the last that was given.
     offset: Option<i64>,
+    next: u64,
     /// What the last start found: runs (from, to, sequence number), and the rows of the ledger by consumer.
     found: Vec<[u64; 3]>,
     ledger: BTreeMap<String, [u64; 4]>,
 }
 
 /// What one store lived through.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Life {
     topics: BTreeMap<String, Topic>,
     /// What was wrong. Lines that begin with `lost` are acknowledged events that are gone.
@@ -104,6 +105,10 @@ impl Life {
             ("passed", Some(topic)) => topic.passed = topic.passed.max(u(2)),
             ("acked", Some(topic)) => {
                 topic.acked = topic.acked.max(u(2));
+                if words.len() > 3 && u(4) < topic.next {
+                    self.flaws.push(format!("again: {line}, after {}", topic.next));
+                }
+                topic.next = topic.next.max(u(2).wrapping_add_signed(n(3)));
                 if words.len() > 3 && *topic.offset.get_or_insert(n(3)) != n(3) {
                     self.flaws.push(format!("numbered anew: {line}, not {:?}", topic.offset));
                 }

@@ -5,8 +5,14 @@
 
 mod cuts;
 mod disk;
+mod faults;
+mod images;
+mod kills;
+#[path = "../gateway/kit/mod.rs"]
+mod kit;
 mod life;
 mod lossfs;
+mod strace;
 mod worker;
 
 /// One of two sizes: that of every run, or that of a night.

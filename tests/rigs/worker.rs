@@ -21,6 +21,8 @@ use tidegate::{
 pub const TOPICS: [&str; 3] = ["a", "b", "out"];
 /// Different priorities: a lane each.
 const PRIORITIES: [u8; 3] = [4, 7, 2];
+/// A commit that is refused more often is given up.
+const TRIES: u32 = 40;
 const VARIABLE: &str = "TIDEGATE_RIG_WORKER";
 
 /// What a worker does.
@@ -37,15 +39,31 @@ pub struct Orders {
     pub events: u64,
     /// The most bytes in an event's body.
     pub size: u64,
-    /// One producer, and nothing that rides: what is acknowledged and what is synced happens in one order.
+    /// One producer and no reader: what is synced and what is acknowledged happens in one order.
     pub single: bool,
     /// Ends without closing the store.
     pub abrupt: bool,
+    /// Says that events are acknowledged before they are: for controls, which must notice.
+    pub hasty: bool,
+    /// Leaves all events queued.
+    pub behind: bool,
 }
 
 impl Orders {
     pub fn new(path: PathBuf, seed: u64) -> Orders {
-        Orders { path, seed, next: 0, cycles: 1, commits: 10, events: 40, size: 200, single: false, abrupt: false }
+        Orders {
+            path,
+            seed,
+            next: 0,
+            cycles: 1,
+            commits: 10,
+            events: 40,
+            size: 200,
+            single: false,
+            abrupt: false,
+            hasty: false,
+            behind: false,
+        }
     }
 
     /// Starts the worker, through another program if one is given. Its lines are read from `stdout`.
@@ -79,12 +97,12 @@ pub fn body(topic: &str, n: u64, size: u64) -> String {
 }
 
 /// The number of an event whose body is what it should be.
-fn number(topic: &str, body_of: &[u8]) -> Option<u64> {
+fn number(topic: &str, body_of: &[u8], of_size: u64) -> Option<u64> {
     let value: serde_json::Value = serde_json::from_slice(body_of).ok()?;
     let (n, size) = (value["n"].as_u64()?, value["size"].as_u64()?);
     // What `out` has was made of `a`.
     let of = if topic == "out" { "a" } else { topic };
-    (value["topic"] == of && body(of, n, size).as_bytes() == body_of).then_some(n)
+    (value["topic"] == of && size == of_size && body(of, n, size).as_bytes() == body_of).then_some(n)
 }
 
 /// A line for who watches; whole, also when the next instruction is the last.
@@ -129,13 +147,21 @@ async fn work(mut orders: Orders) {
         };
         let stored = work.report().await;
         say!("ready");
-        let others = [tokio::spawn(work.clone().pipe()), tokio::spawn(work.clone().sink())];
+        let mut readers = Vec::new();
+        if !orders.single {
+            readers.push(tokio::spawn(work.clone().pipe()));
+        }
+        if !orders.single && !orders.behind {
+            readers.push(tokio::spawn(work.clone().sink()));
+        }
         orders.next = match orders.single {
             true => work.produce("a", orders.next).await,
             false => tokio::join!(work.produce("a", orders.next), work.produce("b", stored["b"])).0,
         };
-        work.settle().await;
-        others.iter().for_each(tokio::task::JoinHandle::abort);
+        if readers.len() == 2 {
+            work.settle().await;
+        }
+        readers.iter().for_each(tokio::task::JoinHandle::abort);
         if orders.abrupt && cycle + 1 == orders.cycles {
             break;
         }
@@ -175,7 +201,7 @@ impl Work {
                 say!("broken {} {}", lot.from, lot.to);
             }
             for event in lot.events {
-                let Some(n) = number(&event.topic, &event.body.to_bytes()) else {
+                let Some(n) = number(&event.topic, &event.body.to_bytes(), self.orders.size) else {
                     say!("wrong {} {} {}", event.topic, event.seq, String::from_utf8_lossy(&event.body.to_bytes()));
                     continue;
                 };
@@ -200,6 +226,9 @@ impl Work {
         for _ in 0..self.orders.commits {
             let to = next + random.u64(1..=self.orders.events);
             say!("sent {topic} {to}");
+            if self.orders.hasty {
+                say!("acked {topic} {to}");
+            }
             let mut tries = 0;
             let placed = loop {
                 match self.store.commit(step(topic, next..to, self.orders.size)).await {
@@ -207,7 +236,7 @@ impl Work {
                     Err(refusal) => {
                         say!("refused {topic} {refusal}");
                         tries += 1;
-                        if tries > 100 {
+                        if tries > TRIES {
                             say!("gave up");
                             std::process::exit(4);
                         }
@@ -219,7 +248,7 @@ impl Work {
             match placed[0] {
                 Placed { count: 0, .. } => say!("acked {topic} {to}"),
                 Placed { first, count, .. } => {
-                    say!("acked {topic} {to} {}", (first + u64::from(count)) as i64 - to as i64)
+                    say!("acked {topic} {to} {} {first}", (first + u64::from(count)) as i64 - to as i64);
                 }
             }
             next = to;
@@ -243,7 +272,8 @@ impl Work {
             for event in &lot.events {
                 batch.push_event(event);
             }
-            let last = lot.events.last().and_then(|e| number("a", &e.body.to_bytes())).unwrap_or_default();
+            let last =
+                lot.events.last().and_then(|e| number("a", &e.body.to_bytes(), self.orders.size)).unwrap_or_default();
             let value = (last + 1).to_string().into_bytes();
             let step = Step {
                 inner: true,
@@ -270,7 +300,7 @@ impl Work {
             };
             let Some(last) = lot.events.last() else { continue };
             let topic = last.topic.clone();
-            let Some(passed) = number(&topic, &last.body.to_bytes()).map(|n| n + 1) else {
+            let Some(passed) = number(&topic, &last.body.to_bytes(), self.orders.size).map(|n| n + 1) else {
                 say!("wrong {topic} {} read again", last.seq);
                 continue;
             };
@@ -278,7 +308,7 @@ impl Work {
             let step = Step { moves, ..Step::default() };
             match random.u8(0..3) {
                 0 => {}
-                1 if !self.orders.single => {
+                1 => {
                     say!("passing {topic} {passed}");
                     self.store.ride(step).ok();
                 }
