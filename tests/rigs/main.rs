@@ -12,6 +12,7 @@ mod kills;
 mod kit;
 mod life;
 mod lossfs;
+mod model;
 mod strace;
 mod worker;
 

@@ -226,11 +226,11 @@ impl Work {
         for _ in 0..self.orders.commits {
             let to = next + random.u64(1..=self.orders.events);
             say!("sent {topic} {to}");
-            if self.orders.hasty {
-                say!("acked {topic} {to}");
-            }
             let mut tries = 0;
             let placed = loop {
+                if self.orders.hasty {
+                    say!("acked {topic} {to}");
+                }
                 match self.store.commit(step(topic, next..to, self.orders.size)).await {
                     Ok(placed) => break placed,
                     Err(refusal) => {
