@@ -3,6 +3,8 @@
 //! is noticed. `TIDEGATE_RIG=long` runs what takes a night.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../gateway/account.rs"]
+mod account;
 mod cuts;
 mod disk;
 mod faults;
@@ -13,6 +15,10 @@ mod kit;
 mod life;
 mod lossfs;
 mod model;
+mod proxy;
+#[allow(dead_code)] // the gateway's tests take the rest
+#[path = "../gateway/rig.rs"]
+mod rig;
 mod strace;
 mod worker;
 
