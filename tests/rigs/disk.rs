@@ -215,6 +215,13 @@ impl Disk {
         Some(Ok(()))
     }
 
+    /// Somebody takes all files away.
+    pub fn clear(&mut self) {
+        self.names.clear();
+        self.kept_names.clear();
+        self.unsynced.clear();
+    }
+
     /// The power is gone, and comes back.
     pub fn cut(&mut self, keep: Keep) {
         let names = match keep {

@@ -5,6 +5,7 @@
 
 #[path = "../gateway/account.rs"]
 mod account;
+mod bytes;
 mod cuts;
 mod disk;
 mod faults;
