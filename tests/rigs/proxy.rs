@@ -80,7 +80,7 @@ async fn carry(mut client: TcpStream, target: u16, fate: Fate, mut random: fastr
         return;
     }
     if fate == Fate::Lying {
-        client.read(&mut [0; 64 << 10]).await.ok();
+        let Ok(1..) = client.read(&mut [0; 64 << 10]).await else { return };
         client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.ok();
         return;
     }

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-/// The arguments that inject `what` into calls on the store's files, as `pwrite64`, `error=EIO:when=3`; what it saw goes
-/// to a file. Of syncs, which nobody else does, it sees all, and beside them what is said on the standard output.
+/// The arguments that inject `what` into a kind of call, as `pwrite64`, `error=EIO:when=3`; what it saw goes to a file. What the
+/// loader of programs calls too is looked at on the store's files alone; beside syncs, what is said on the standard output.
 pub fn inject(seen: &Path, store: &Path, call: &str, what: &str) -> Vec<String> {
     let mut arguments = vec!["strace", "-f", "-qq", "-y", "-s", "12", "-o", seen.to_str().unwrap()];
-    let (syncs, store) = (call == "fdatasync", store.to_str().unwrap());
+    let store = store.to_str().unwrap();
     let files = ["", "-wal", "-journal", "-highest"].map(|end| format!("{store}{end}"));
-    files.iter().filter(|_| !syncs).for_each(|file| arguments.extend(["-P", file]));
-    let trace = format!("trace={call}{}", if syncs { ",write" } else { "" });
+    let loader = ["openat", "pread64"].contains(&call);
+    files.iter().filter(|_| loader).for_each(|file| arguments.extend(["-P", file]));
+    let trace = format!("trace={call}{}", if call == "fdatasync" { ",write" } else { "" });
     let inject = format!("inject={call}:{what}");
     // Not with `--seccomp-bpf`: strace 6.1 then injects no signal after the first.
     arguments.extend(["-e", &trace, "-e", &inject]);

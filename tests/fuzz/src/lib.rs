@@ -191,7 +191,7 @@ impl Scope for Seen {
     }
 
     fn meta(&self, name: &str) -> Option<Value<'_>> {
-        (name == "topic").then(|| Value::Int(7))
+        (name == "topic").then_some(Value::Int(7))
     }
 }
 
