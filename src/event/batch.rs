@@ -122,6 +122,12 @@ impl Batch {
         })
     }
 
+    /// For tests/fuzz.
+    #[doc(hidden)]
+    pub fn written(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.data)
+    }
+
     pub(crate) fn stamped(&self) -> bool {
         self.stamp.is_some()
     }
@@ -292,6 +298,14 @@ pub(crate) struct Pause {
     at: usize,
     pub seq: u64,
     stamp: Stamp,
+}
+
+/// The events of any bytes, for tests/fuzz.
+#[doc(hidden)]
+pub fn decode(data: &Bytes) -> Vec<Event> {
+    let place = Place { store: 1, lane: 1, topic: "t".into(), priority: 0 };
+    let mut records = Records::new(data, &place, 0);
+    std::iter::from_fn(|| records.next()).collect()
 }
 
 /// Reads records back, one event after another.

@@ -2,7 +2,11 @@
 
 use super::OpenError;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 /// "TIDE": tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 0x5449_4445;
@@ -82,7 +86,34 @@ pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
     if path.is_some() {
         read_back(&db)?;
     }
+    if let Some(path) = path {
+        write_again(path)?;
+    }
     Ok(db)
+}
+
+/// Writes the WAL that the last run left once more, as it is, and syncs it. What a failed sync did not write, Linux still shows
+/// to who reads it, until the power goes: a WAL with such a hole looks whole, and what is appended behind it would be lost.
+fn write_again(path: &Path) -> std::io::Result<()> {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let wal = match File::options().read(true).write(true).open(path.with_file_name(format!("{name}-wal"))) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        wal => wal?,
+    };
+    // A disk that fails now and then is asked again.
+    let patient = |work: &dyn Fn() -> std::io::Result<()>| work().or_else(|_| work()).or_else(|_| work());
+    let every_piece = || {
+        let (mut at, mut piece) = (0, vec![0; 64 << 10]);
+        loop {
+            let n = wal.read_at(&mut piece, at)?;
+            if n == 0 {
+                return wal.sync_data();
+            }
+            patient(&|| wal.write_all_at(&piece[..n], at))?;
+            at += n as u64;
+        }
+    };
+    patient(&every_piece)
 }
 
 /// Opens a second connection of this process that only reads.

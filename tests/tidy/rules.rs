@@ -177,7 +177,7 @@ pub fn places(file: &File) -> Vec<Finding> {
     let needles: Vec<String> = hosts.map(|host| host.replace('!', "")).collect();
     let mut found = Vec::new();
     for (number, line) in file.text.lines().enumerate() {
-        if file.path == "Cargo.lock" && line == lock {
+        if file.path.ends_with("Cargo.lock") && line == lock {
             continue; // cargo's own name of its default registry
         }
         let foreign = file.path == "Cargo.lock" && line.starts_with("source = ");

@@ -8,8 +8,8 @@ pub struct File {
     pub text: String,
 }
 
-/// Left out of a walk: what is built, what version control keeps, what the demonstration writes.
-const SKIPPED: [&str; 3] = [".git", "target", "tidegate-data"];
+/// Left out of a walk: what is built, what version control keeps, what the demonstration and fuzzing write.
+const SKIPPED: [&str; 5] = [".git", "target", "tidegate-data", "corpus", "artifacts"];
 
 /// All text files below `folder`.
 pub fn walk(folder: &Path) -> Vec<File> {

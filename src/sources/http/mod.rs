@@ -15,11 +15,13 @@ mod tests;
 
 use crate::{
     budget::Size,
+    event::Batch,
     fault::Fault,
     kind::{Intake, Kind, ParamsError, Source},
     systems::tls::ServerTls,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use listener::Seats;
 use request::Desk;
 use schemars::JsonSchema;
@@ -38,6 +40,17 @@ pub const KIND: Kind<dyn Source> = Kind {
     schema: Config::json_schema,
     build: |params| Ok(Box::new(Http::new(params.decode()?)?)),
 };
+
+/// The events of a request's body, for tests/fuzz; `packed` is a body that says it is gzip.
+#[doc(hidden)]
+pub fn taken(body: &[u8], packed: bool, id: Option<&str>, intake: &Intake) -> Option<Batch> {
+    let room = body::Room::new(1 << 20);
+    let plain = match packed {
+        true => body::gunzip(body, 1 << 20, &mut body::Share::of(&room)).ok()?,
+        false => Bytes::copy_from_slice(body),
+    };
+    parse::events(&plain, &parse::About { key: "", id }, intake).ok()
+}
 
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -16,7 +16,8 @@
 
 mod access;
 mod config;
-mod decode;
+#[doc(hidden)] // for tests/fuzz, as `wire`
+pub mod decode;
 mod encode;
 mod filter;
 mod greet;
@@ -32,7 +33,8 @@ mod session;
 mod subscribe;
 #[cfg(test)]
 mod tests;
-mod wire;
+#[doc(hidden)]
+pub mod wire;
 
 pub use access::hash_password;
 
