@@ -339,7 +339,7 @@ fn fields_are_checked_where_they_stand() {
         ),
         (
             "{\"store\": {\"disk\": {\"when_full\": \"offload\", \"offload\": {\"to\": \"stick\"}}}}",
-            &["store.disk.offload.to: there is no system `stick`: `systems` is empty (f:1:66)"],
+            &["store.disk.offload.to: there is no system `stick`: `systems` is empty (f:1:63)"],
         ),
         (
             "{\"store\": {\"dedupe\": {\"ids\": -1}}}",

@@ -136,14 +136,8 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         _ => notify::stopping(),
     }
     log::info!("stopping");
-    let orderly = async {
-        sources.shutdown().await;
-        stop.send_replace(true);
-        while pipelines.join_next().await.is_some() {}
-        while outlets.join_next().await.is_some() {}
-    };
     tokio::select! {
-        _ = tokio::time::timeout(STOP, orderly) => {}
+        _ = tokio::time::timeout(STOP, stop_in_order(sources, stop, pipelines, outlets)) => {}
         _ = signals.next(|| {}, || false) => log::warn!("second signal: not waiting for deliveries in progress"),
     }
     store.close().await;
@@ -152,6 +146,18 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         log::info!("stopped: {}", view.summary());
     }
     ended
+}
+
+async fn stop_in_order(
+    mut sources: JoinSet<()>,
+    stop: watch::Sender<bool>,
+    mut pipelines: JoinSet<()>,
+    mut outlets: JoinSet<()>,
+) {
+    sources.shutdown().await;
+    stop.send_replace(true);
+    while pipelines.join_next().await.is_some() {}
+    while outlets.join_next().await.is_some() {}
 }
 
 async fn quiet_end(work: impl Future<Output = ()>, mut stop: watch::Receiver<bool>) {

@@ -222,7 +222,9 @@ impl Writer {
     /// A request that is no step, in a transaction of its own.
     pub(super) fn alone<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
         let mut value = None;
-        self.trimmer.waits();
+        if self.disk.full {
+            self.trimmer.waits(); // a delete that finds no room must not stand in its way
+        }
         let done = self.transaction(|writer| {
             value = Some(work(writer)?);
             Ok(())
