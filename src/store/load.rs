@@ -10,8 +10,14 @@ use super::{
 };
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
+/// Whether the file is at fault: SQLite says so, or a row holds what was never written.
 pub(super) fn unreadable(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        || matches!(
+            error,
+            FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)
+        )
 }
 
 /// The store's random number, and where the numbers of new lanes begin: above all that a lost database gave out.
