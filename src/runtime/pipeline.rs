@@ -58,7 +58,7 @@ enum Woken {
 impl Pipeline {
     /// Until the stop is signalled; the step in progress is finished, as far as it can be in a few seconds.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        if self.store.died() && self.try_suspects(&mut stop).await.is_none() {
+        if self.store.died() && !self.try_suspects(&mut stop).await {
             return;
         }
         let apart = self.chain.side_by_side();
@@ -86,47 +86,56 @@ impl Pipeline {
         }
     }
 
-    /// Does what was in progress when the gateway died, with a record of it; `None` if it is not to go on.
-    async fn try_suspects(&mut self, stop: &mut watch::Receiver<bool>) -> Option<()> {
-        let suspects = Suspects::of(&self.store, &self.chain.name, &self.turns).await.ok()?;
+    /// Does what was in progress when the gateway died, with a record of it; gives whether to go on. Where the record cannot
+    /// be written it goes without.
+    async fn try_suspects(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
+        let Ok(suspects) = Suspects::of(&self.store, &self.chain.name, &self.turns).await else { return true };
         let singly = suspects.were_tried() || self.chain.reaches_out();
-        let Some(first) = self.reader.poll(EVENTS, BYTES).await.ok()? else { return Some(()) };
+        let Ok(Some(first)) = self.reader.poll(EVENTS, BYTES).await else { return true };
         let (lane, end) = (first.lane, first.to);
         self.reader.rewind(lane, first.from);
-        if !singly {
-            suspects.try_now(lane, first.from, end).await.ok()?;
+        if !singly && suspects.try_now(lane, first.from, end).await.is_err() {
+            return true;
         }
-        while self.reader.position(lane).is_some_and(|at| at < end) && !*stop.borrow() {
-            let most = if singly { 1 } else { EVENTS };
-            let Some(lot) = self.reader.poll(most, BYTES).await.ok()?.filter(|lot| lot.lane == lane) else { break };
-            let (from, to) = (lot.from, lot.to);
-            if singly && let Some(event) = lot.events.first().filter(|event| suspects.is_guilty(event)) {
-                log::error!(
-                    "{}: `{}` has killed the gateway again and again and is set aside",
-                    self.chain.name,
-                    event.id.text()
-                );
-                let mut made = Made::default();
-                made.dead.push(letter(&self.chain.name, event, "the gateway died while it worked on it".into()));
-                made.moved(self.consumer, lane, to).dead += 1;
-                self.commit(made.finish(), stop).await.0.then_some(())?;
+        let mut on = true;
+        while on && self.reader.position(lane).is_some_and(|at| at < end) && !*stop.borrow() {
+            // It may be of another lane, of which something came in meanwhile.
+            let Ok(Some(lot)) = self.reader.poll(if singly { 1 } else { EVENTS }, BYTES).await else { break };
+            if singly && lot.events.first().is_some_and(|event| suspects.is_guilty(event)) {
+                on = self.set_aside(lot, stop).await;
                 continue;
             }
-            if singly {
-                suspects.try_now(lane, from, to).await.ok()?;
+            if singly && suspects.try_now(lot.lane, lot.from, lot.to).await.is_err() {
+                self.reader.rewind(lot.lane, lot.from);
+                break;
             }
             let work = self.lot(lot, stop);
             tokio::pin!(work);
-            let on = tokio::select! {
+            on = tokio::select! {
                 on = &mut work => on,
                 () = sleep(SURVIVED) => {
-                    suspects.forget().await.ok()?;
+                    suspects.forget().await;
                     work.await
                 }
             };
-            on.then_some(())?;
         }
-        suspects.forget().await.ok()
+        suspects.forget().await;
+        on
+    }
+
+    /// Puts an event that kills the gateway among the dead letters; gives whether to go on.
+    async fn set_aside(&mut self, lot: Lot, stop: &mut watch::Receiver<bool>) -> bool {
+        let (name, mut made) = (&self.chain.name, Made::default());
+        for event in &lot.events {
+            log::error!("{name}: `{}` has killed the gateway again and again and is set aside", event.id.text());
+            made.dead.push(letter(name, event, "the gateway died while it worked on it".into()));
+        }
+        made.moved(self.consumer, lot.lane, lot.to).dead = lot.to - lot.from;
+        let (on, committed) = self.commit(made.finish(), stop).await;
+        if !committed {
+            self.reader.rewind(lot.lane, lot.from);
+        }
+        on
     }
 
     /// Runs events one by one and commits; gives whether to go on.

@@ -130,15 +130,22 @@ impl From<rusqlite::Error> for OpenError {
     }
 }
 
+/// Linux's number for an input or output error.
+const EIO: i32 = 5;
+
 impl OpenError {
     /// What it means where the disk takes no writes.
     fn seen(self, cause: ballast::Cause) -> Self {
-        let full =
-            matches!(&self, OpenError::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull));
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        let code = if let OpenError::Sqlite(error) = &self { error.sqlite_error_code() } else { None };
+        let full = code == Some(DiskFull);
+        let failed =
+            code == Some(SystemIoFailure) || matches!(&self, OpenError::Io(e) if e.raw_os_error() == Some(EIO));
         match cause {
             ballast::Cause::Space => OpenError::Later(format!("the disk is full: {self}")),
             ballast::Cause::ReadOnly => OpenError::Later(format!("the file system is read-only: {self}")),
             ballast::Cause::Other if full => OpenError::Later(format!("the disk is full: {self}")),
+            ballast::Cause::Other if failed => OpenError::Later(format!("the disk failed: {self}")),
             ballast::Cause::Other => self,
         }
     }

@@ -174,8 +174,8 @@ async fn a_newer_or_foreign_file_is_refused_untouched_and_a_broken_one_is_set_as
     let set = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
     let refused = || Store::open(Options { path: Some(path.clone()), ..Options::default() }).err().unwrap();
     set("PRAGMA user_version=99");
-    assert!(matches!(refused(), OpenError::Newer { found: 99, known: 2 }));
-    set("PRAGMA user_version=2; PRAGMA application_id=7");
+    assert!(matches!(refused(), OpenError::Newer { found: 99, known: 3 }));
+    set("PRAGMA user_version=3; PRAGMA application_id=7");
     assert!(matches!(refused(), OpenError::Foreign));
     assert_eq!(rows(&path), 1);
 

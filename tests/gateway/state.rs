@@ -270,11 +270,12 @@ fn the_last_words_are_said_once_whatever_happens() {
         by_id.into_values().collect()
     };
     let want = [json!({ "value": 3 })];
-    // A fresh store takes many flushes to make, then the end is near the eighth: of those, each second one fails.
+    // A fresh store takes many flushes to make, then the end is near the eighth: of those, each third one fails. (Each
+    // failure is followed by a flush of what was read back, so that of every second one only these would come through.)
     for first in 4..8 {
         let dir = prepare();
         refused::read(dir.path());
-        let fault = format!("error=EIO:when={first}+2");
+        let fault = format!("error=EIO:when={first}+3");
         let gateway = Gateway::start_with_fault(dir.path(), configuration, "fdatasync", &fault);
         assert!(gateway.end().success(), "{fault}");
         assert_eq!(said(dir.path()), want, "{fault}");
