@@ -90,22 +90,19 @@ impl Pipeline {
     /// be written it goes without.
     async fn try_suspects(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
         let Ok(suspects) = Suspects::of(&self.store, &self.chain.name, &self.turns).await else { return true };
-        let singly = suspects.were_tried() || self.chain.reaches_out();
+        let most = if self.chain.reaches_out() { 1 } else { suspects.at_once(EVENTS) };
         let Ok(Some(first)) = self.reader.poll(EVENTS, BYTES).await else { return true };
         let (lane, end) = (first.lane, first.to);
         self.reader.rewind(lane, first.from);
-        if !singly && suspects.try_now(lane, first.from, end).await.is_err() {
-            return true;
-        }
         let mut on = true;
         while on && self.reader.position(lane).is_some_and(|at| at < end) && !*stop.borrow() {
             // It may be of another lane, of which something came in meanwhile.
-            let Ok(Some(lot)) = self.reader.poll(if singly { 1 } else { EVENTS }, BYTES).await else { break };
-            if singly && lot.events.first().is_some_and(|event| suspects.is_guilty(event)) {
+            let Ok(Some(lot)) = self.reader.poll(most, BYTES).await else { break };
+            if most == 1 && lot.events.first().is_some_and(|event| suspects.is_guilty(event)) {
                 on = self.set_aside(lot, stop).await;
                 continue;
             }
-            if singly && suspects.try_now(lot.lane, lot.from, lot.to).await.is_err() {
+            if suspects.try_now(lot.lane, lot.from, lot.to).await.is_err() {
                 self.reader.rewind(lot.lane, lot.from);
                 break;
             }

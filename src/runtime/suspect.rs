@@ -1,9 +1,10 @@
 //! An event that kills the gateway is found, and set aside, so that the others get on.
 //!
 //! After a death (not a power cut: the machine still runs) the events that a pipeline had in progress are suspect. They are
-//! done once more, with a record on disk of which are being tried. If that kills the gateway again, they are tried one by one;
-//! the one that was tried twice is set aside. Where processes reach outside, they are tried one by one from the start: it is
-//! there that something like this lurks, and their cost is small beside what they do.
+//! done once more, with a record on disk of which are being tried. If that kills the gateway again, they are tried in parts,
+//! and those of the part that does it in smaller ones; an event that was tried twice alone is set aside. Where processes reach
+//! outside, they are tried one by one from the start: it is there that something like this lurks, and the cost of a record is
+//! small beside what they do.
 
 use crate::{
     event::Event,
@@ -21,6 +22,8 @@ const OWNER: &str = "suspects";
 pub(super) const SURVIVED: Duration = Duration::from_secs(5);
 /// One consumer tries at a time, so that the right event is blamed; but none waits for ever.
 const TURN: Duration = Duration::from_secs(10);
+/// Into so many parts what killed the gateway is taken apart: a full lot is down to single events after three deaths.
+const PARTS: u64 = 16;
 /// An event that was tried so often is set aside.
 const TRIES: u32 = 2;
 
@@ -75,9 +78,10 @@ impl Suspects {
         Ok(Suspects { store: store.clone(), consumer: consumer.to_owned(), before, _turn })
     }
 
-    /// Whether they were tried together, in vain.
-    pub fn were_tried(&self) -> bool {
-        self.before.is_some()
+    /// How many are tried at once: of what was in vain, a part.
+    pub fn at_once(&self, all: usize) -> usize {
+        let part = |trial: Trial| usize::try_from((trial.to - trial.from) / PARTS).unwrap_or(all).max(1);
+        self.before.map_or(all, part).min(all)
     }
 
     /// Whether an event was tried alone as often as it may be.

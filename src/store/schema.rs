@@ -103,7 +103,7 @@ fn write_again(path: &Path) -> std::io::Result<()> {
     // A disk that fails now and then is asked again.
     let patient = |work: &dyn Fn() -> std::io::Result<()>| work().or_else(|_| work()).or_else(|_| work());
     let every_piece = || {
-        let (mut at, mut piece) = (0, vec![0; 64 << 10]);
+        let (mut at, mut piece) = (0, vec![0; 1 << 20]);
         loop {
             let n = wal.read_at(&mut piece, at)?;
             if n == 0 {
