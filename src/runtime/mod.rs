@@ -90,11 +90,8 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
 
     let sources = plan.sources.iter().map(|source| source.name.clone()).collect();
     let view = status::View { store: store.clone(), links: links.clone(), sources };
-    let mut outlets = JoinSet::new();
-    let mut pipelines = JoinSet::new();
-    let mut meters = Vec::new();
-    let mut finishers = Vec::new();
-    let mut beats = Vec::new();
+    let (mut outlets, mut pipelines) = (JoinSet::new(), JoinSet::new());
+    let (mut meters, mut finishers, mut beats) = (Vec::new(), Vec::new(), Vec::new());
     let before: Option<Arc<dyn Before>> = if stateless {
         let flow = Arc::new(Flow::new(plan.pipelines, plan.sinks));
         outlets.spawn(flow.clone().keep_alive(stopping.clone()));

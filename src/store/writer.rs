@@ -141,6 +141,11 @@ impl Writer {
                 group.push(request);
             }
             if let Some(closed) = self.serve(group) {
+                // Only an orderly end is noted; a run whose handles are merely gone has died.
+                let start = self.eras.start();
+                if let Err(refusal) = self.alone(|writer| note_closed(&writer.db, start)) {
+                    log::warn!("store: the end of this run could not be written down: {refusal}");
+                }
                 self.finish();
                 drop(self);
                 closed.send(()).ok();
@@ -302,10 +307,6 @@ impl Writer {
     fn finish(&mut self) {
         if self.ride_since.is_some() {
             self.commit(Vec::new());
-        }
-        let start = self.eras.start();
-        if let Err(refusal) = self.alone(|writer| note_closed(&writer.db, start)) {
-            log::warn!("store: the end of this run could not be written down: {refusal}");
         }
         if self.disk.full {
             return schema::keep_wal(&self.db); // its blocks would be gone
