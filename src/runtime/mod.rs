@@ -393,7 +393,8 @@ async fn start_pipelines(
         let (finisher, ending) = mpsc::channel(1);
         let reader = store.reader(consumer, &names(&chain.from));
         let (chain, store) = (Arc::new(chain), store.clone());
-        let pipeline = pipeline::Pipeline { chain, consumer, reader, store, memory, ending, turns: turns.clone() };
+        let pipeline =
+            pipeline::Pipeline { chain, consumer, reader, store, memory, ending, turns: turns.clone(), suspects: None };
         tasks.spawn(pipeline.run(stop.clone()));
         finishers.push(finisher);
     }

@@ -45,6 +45,8 @@ pub(super) struct Pipeline {
     pub ending: Finish,
     /// Whose turn it is to try suspect events.
     pub turns: Arc<Mutex<()>>,
+    /// Those that are being tried.
+    pub suspects: Option<Arc<Suspects>>,
 }
 
 /// Why a pipeline goes on.
@@ -58,8 +60,12 @@ enum Woken {
 impl Pipeline {
     /// Until the stop is signalled; the step in progress is finished, as far as it can be in a few seconds.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        if self.store.died() && !self.try_suspects(&mut stop).await {
-            return;
+        if self.store.died() {
+            let on = self.try_suspects(&mut stop).await;
+            self.suspects = None;
+            if !on {
+                return;
+            }
         }
         let apart = self.chain.side_by_side();
         if apart > 0 {
@@ -90,6 +96,8 @@ impl Pipeline {
     /// be written it goes without.
     async fn try_suspects(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
         let Ok(suspects) = Suspects::of(&self.store, &self.chain.name, &self.turns).await else { return true };
+        let suspects = Arc::new(suspects);
+        self.suspects = Some(suspects.clone());
         let most = if self.chain.reaches_out() { 1 } else { suspects.at_once(EVENTS) };
         let Ok(Some(first)) = self.reader.poll(EVENTS, BYTES).await else { return true };
         let (lane, end) = (first.lane, first.to);
@@ -320,6 +328,10 @@ impl Pipeline {
                 (true, true)
             }
             Err(refusal) => {
+                // They did no harm; that they wait for the disk is not their fault.
+                if let Some(suspects) = &self.suspects {
+                    suspects.forget().await;
+                }
                 self.memory.rollback(0);
                 (self.refused(&refusal, stop).await, false)
             }

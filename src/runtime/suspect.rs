@@ -19,7 +19,7 @@ use tokio::{
 /// Who remembers what is being tried.
 const OWNER: &str = "suspects";
 /// What kills does so at once. An attempt that lasts longer is innocent: it waits for something.
-pub(super) const SURVIVED: Duration = Duration::from_secs(5);
+pub(super) const SURVIVED: Duration = Duration::from_secs(1);
 /// One consumer tries at a time, so that the right event is blamed; but none waits for ever.
 const TURN: Duration = Duration::from_secs(10);
 /// Into so many parts what killed the gateway is taken apart: a full lot is down to single events after three deaths.

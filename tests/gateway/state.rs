@@ -30,7 +30,7 @@ fn a_disk_that_fails_and_kills_count_nothing_twice() {
     for (call, fault) in [
         ("fdatasync", "error=EIO:when=20+7"),
         ("pwrite64", "error=EIO:when=60+101"),
-        ("pwrite64", "error=ENOSPC:when=61+97"),
+        ("pwrite64", "error=ENOSPC:when=61+613"), // each makes the store give up its ballast, which takes hundreds of writes
     ] {
         let plant = Plant::new(&format!(
             r#"{{ "p": {{ "from": ["web"], "to": ["cloud"], "processes": [
