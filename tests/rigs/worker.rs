@@ -15,14 +15,16 @@ use std::{
 };
 use tidegate::{
     event::{Batch, Draft},
-    store::{Append, Ledger, Move, Options, Placed, Put, Start, Step, Store},
+    store::{Append, Ledger, Move, Options, Placed, Put, Refusal, Start, Step, Store},
 };
 
 pub const TOPICS: [&str; 3] = ["a", "b", "out"];
 /// Different priorities: a lane each.
 const PRIORITIES: [u8; 3] = [4, 7, 2];
 /// A commit that is refused more often is given up.
-const TRIES: u32 = 40;
+const TRIES: u32 = 200;
+/// A store that found the disk full looks again after a second.
+const FULL: u32 = 800;
 const VARIABLE: &str = "TIDEGATE_RIG_WORKER";
 
 /// What a worker does.
@@ -236,7 +238,7 @@ impl Work {
                     Err(refusal) => {
                         say!("refused {topic} {refusal}");
                         tries += 1;
-                        if tries > TRIES {
+                        if tries > if matches!(refusal, Refusal::Full) { FULL } else { TRIES } {
                             say!("gave up");
                             std::process::exit(4);
                         }
