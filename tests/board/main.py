@@ -46,7 +46,7 @@ def configuration(broker, boot):
                 "type": "gpio",
                 "lines": {f"tank {boot}": f"{CHIP}:{probes.TANK}"},
                 "poll": "50ms",
-                "report": "change",
+                "report": {"when": "change"},
                 "active_low": True,
             },
         },
