@@ -37,6 +37,7 @@ struct Range {
     to: u64,
     dead: u64,
     stopped: u64,
+    expired: u64,
 }
 
 impl Ahead {
@@ -117,6 +118,7 @@ impl Ahead {
                 moved.to = next;
                 moved.dead += range.dead;
                 moved.stopped += range.stopped;
+                moved.expired += range.expired;
             }
         }
         if ranges.is_empty() {
@@ -153,6 +155,7 @@ impl Ahead {
                 range.to = range.to.max(moved.to);
                 range.dead += moved.dead;
                 range.stopped += moved.stopped;
+                range.expired += moved.expired;
             }
         }
         moves.keys().map(|lane| self.put(*lane)).collect()
@@ -180,17 +183,37 @@ impl Ahead {
 
 impl Range {
     fn write(ranges: &[Range]) -> Vec<u8> {
-        let numbers = ranges.iter().flat_map(|range| [range.from, range.to, range.dead, range.stopped]);
+        let numbers = ranges.iter().flat_map(|range| [range.from, range.to, range.dead, range.stopped, range.expired]);
         numbers.flat_map(u64::to_be_bytes).collect()
     }
 
     fn read(bytes: &[u8]) -> Vec<Range> {
         let numbers: Vec<u64> =
             bytes.chunks_exact(8).filter_map(|b| Some(u64::from_be_bytes(b.try_into().ok()?))).collect();
-        let ranges = numbers.chunks_exact(4).filter_map(|chunk| match chunk {
-            &[from, to, dead, stopped] => Some(Range { from, to, dead, stopped }),
+        let ranges = numbers.chunks_exact(5).filter_map(|chunk| match chunk {
+            &[from, to, dead, stopped, expired] => Some(Range { from, to, dead, stopped, expired }),
             _ => None,
         });
         ranges.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Options;
+
+    #[tokio::test]
+    async fn what_became_of_events_that_went_ahead_is_counted_when_the_cursor_passes_them() {
+        let store = Store::open(Options::default()).unwrap();
+        let mut ahead = Ahead::load(&store, "sinks.x", 1, Some(0.3), 6, 50).await.unwrap();
+        ahead.lanes.insert(1, vec![Range { from: 5, to: 5, ..Range::default() }]);
+        let moved = Move { lane: 1, to: 9, dead: 1, stopped: 1, expired: 2, ..Move::default() };
+        let put = ahead.sent(&BTreeMap::from([(1, moved)]), 4).remove(0);
+        let want = Range { from: 5, to: 9, dead: 1, stopped: 1, expired: 2 };
+        assert_eq!(Range::read(&put.value.unwrap()), [want], "over a restart, too");
+        let (next, passed) = ahead.pass(&Lag { lane: 1, priority: 4, next: 5, end: 9 });
+        let passed = passed.unwrap();
+        assert_eq!((next, passed.to, passed.dead, passed.stopped, passed.expired), (9, 9, 1, 1, 2));
     }
 }
