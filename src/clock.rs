@@ -46,6 +46,16 @@ impl Quality {
 }
 
 impl Stamp {
+    /// A time of intake of which only the wall time and its quality are left.
+    pub fn at(wall_ms: i64, quality: &str) -> Stamp {
+        let now = stamp();
+        let ago = u64::try_from(now.wall_ms.saturating_sub(wall_ms)).unwrap_or(0);
+        // By a clock that is still not set, it can be mended when it is; by one that was set since, nobody can say any more.
+        let known = [Quality::Synced, Quality::Restamped, now.quality].into_iter().find(|q| q.name() == quality);
+        let quality = known.unwrap_or(Quality::Estimated);
+        Stamp { wall_ms, mono_ms: now.mono_ms.saturating_sub(ago), quality, ..now }
+    }
+
     /// How long before `now` that was: by the monotonic clock within one start of the gateway, else by the wall clock, and
     /// not at all where that was set back in between.
     pub fn age(&self, now: &Stamp) -> Duration {

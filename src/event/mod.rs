@@ -148,6 +148,30 @@ impl Event {
         }
     }
 
+    /// The event that [`Event::write_envelope`] wrote. Of its intake only the wall time is left, and a time to live is not.
+    pub fn of_envelope(text: &[u8]) -> Option<Event> {
+        (json::check(text).ok()? == json::Kind::Object).then_some(())?;
+        let all = walk::Json::trusted(text);
+        let text = |name| all.member(name).and_then(walk::Json::as_str);
+        let time = |name| text(name).and_then(|time| clock::parse_time(&time));
+        let (happened, intake) = (time("time")?, time("intake")?);
+        let bytes = |name| all.member(name).map(|value| Bytes::copy_from_slice(value.raw()));
+        Some(Event {
+            id: Id::Own(Text::from(text("id")?.as_ref())),
+            topic: text("topic")?.as_ref().into(),
+            lane: 0,
+            seq: 0,
+            key: text("key").map(|key| Text::from(key.as_ref())).unwrap_or_default(),
+            priority: u8::try_from(all.member("priority")?.as_i64()?).ok().filter(|p| *p <= 7)?,
+            time: (happened != intake).then_some(When::Told(happened)),
+            stamp: Stamp::at(intake, &text("time_quality").unwrap_or_default()),
+            ttl: None,
+            expires: i64::MAX,
+            meta: bytes("meta").unwrap_or_default(),
+            body: Body::parse(bytes("body")?).ok()?,
+        })
+    }
+
     /// Writes the event with its envelope as one JSON object, without a line end:
     /// `{"id":…,"topic":…,"key":…,"priority":…,"time":…,"intake":…,"time_quality":…,"meta":{…},"body":{…}}`.
     pub fn write_envelope(&self, out: &mut Vec<u8>) {

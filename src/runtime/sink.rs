@@ -219,7 +219,7 @@ impl Outlet {
         gathered: &Gathered,
         backoff: &mut Backoff,
         stop: &mut watch::Receiver<bool>,
-    ) -> ControlFlow<(), Option<(Vec<Dead>, Vec<usize>)>> {
+    ) -> ControlFlow<(), Option<(Vec<(u16, Dead)>, Vec<usize>)>> {
         let events = gathered.events.as_slice();
         let (mut dead, mut expired) = (Vec::new(), Vec::new());
         let mut ranges: Vec<_> = std::iter::once(0..events.len()).collect();
@@ -248,7 +248,7 @@ impl Outlet {
                 }
                 Err(fault @ Fault::Reject(_)) => match part {
                     [event] => {
-                        dead.push(letter(&self.name, event, format!("refused: {fault}")));
+                        dead.push((event.lane, letter(&self.name, event, format!("refused: {fault}"))));
                     }
                     _ => {
                         let middle = range.start + range.len() / 2;
@@ -382,18 +382,17 @@ impl Gathered {
     }
 
     /// Counts dead letters and expired events towards the lane that each came from.
-    fn bury(&mut self, dead: Vec<Dead>, expired: &[usize]) {
+    fn bury(&mut self, dead: Vec<(u16, Dead)>, expired: &[usize]) {
         for event in expired.iter().filter_map(|at| self.events.get(*at)) {
             if let Some(moved) = self.moves.get_mut(&event.lane) {
                 moved.expired += 1;
             }
         }
-        for letter in &dead {
-            let lane = self.events.iter().find(|e| e.seq == letter.seq && *e.topic == *letter.topic).map(|e| e.lane);
-            if let Some(moved) = lane.and_then(|lane| self.moves.get_mut(&lane)) {
+        for (lane, letter) in dead {
+            if let Some(moved) = self.moves.get_mut(&lane) {
                 moved.dead += 1;
             }
+            self.dead.push(letter);
         }
-        self.dead.extend(dead);
     }
 }

@@ -256,8 +256,8 @@ async fn workers_keep_the_order_and_a_failure_stands_alone() {
     let wrong = out.iter().zip(&want).find(|(out, want)| out != want);
     assert_eq!((wrong, out.len()), (None, want.len()));
     assert!(MOST.load(SeqCst) > 1);
-    let dead = bench.store.dead(10).await.unwrap();
-    let mut reasons: Vec<_> = dead.iter().map(|d| d.reason.as_str()).collect();
+    let dead = bench.store.letters(&crate::store::Which::default(), 10).await.unwrap();
+    let mut reasons: Vec<_> = dead.iter().map(|d| d.dead.reason.as_str()).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["count: it is bad", "slow: never"]);
     bench.end().await;

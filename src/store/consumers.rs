@@ -2,6 +2,7 @@
 
 use super::{
     Start,
+    dead::with_retries,
     lane::{Consumer, Cursor, Lane},
     writer::Writer,
 };
@@ -33,6 +34,7 @@ impl Writer {
     }
 
     pub(super) fn register(&mut self, name: &str, topics: &[Arc<str>], start: Start) -> rusqlite::Result<u32> {
+        let topics = &with_retries(name, topics)[..];
         let known = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id);
         let id = match known {
             Some(id) => id,

@@ -1,17 +1,194 @@
-//! Events that nobody could do anything with are kept with the reason.
+//! Events that nobody could do anything with are kept with the reason, until somebody retries or purges them.
+//!
+//! A letter that is retried goes to the consumer that it failed at, and to no other: through a topic that only this
+//! consumer reads, `CONSUMER!TOPIC`. The consumer sees it as an event of `TOPIC`, with the id it had.
 
-use super::{Dead, writer::Writer};
+use super::{Append, Dead, Refusal, Store, lane::Cursor, rows::ask, writer::Writer};
 use crate::{
     clock,
-    event::batch::{Place, Records},
+    event::{
+        Batch, Event,
+        batch::{Place, Records},
+    },
 };
 use bytes::Bytes;
-use rusqlite::params;
+use rusqlite::{Params, params};
+use std::sync::Arc;
 
 /// Dead letters beyond this many are dropped, the oldest first.
 const MAX_DEAD: i64 = 10_000;
+/// Beyond so many bytes too, or an eighth of the store's `high` mark.
+const MAX_BYTES: u64 = 64 << 20;
+/// Letters retried in one transaction, and their bytes.
+const AT_ONCE: usize = 256;
+const BYTES_AT_ONCE: usize = 1 << 20;
+/// Between a consumer and a topic: no name has it.
+const RETRIED: char = '!';
+
+/// A dead letter as it is kept.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Rises.
+    pub id: i64,
+    /// When it died, by the wall clock, in milliseconds since 1970.
+    pub at: i64,
+    pub dead: Dead,
+}
+
+/// Which dead letters; what is `None` says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Which {
+    pub id: Option<i64>,
+    /// The consumer that it failed at.
+    pub consumer: Option<String>,
+    pub topic: Option<String>,
+    /// Only letters with a smaller id.
+    pub before: Option<i64>,
+}
+
+const WHICH: &str = "(?1 IS NULL OR id = ?1) AND (?2 IS NULL OR consumer = ?2) AND (?3 IS NULL OR topic = ?3)
+    AND (?4 IS NULL OR id < ?4)";
+
+impl Which {
+    fn params(&self) -> impl Params {
+        (self.id, self.consumer.as_deref(), self.topic.as_deref(), self.before)
+    }
+}
+
+/// What came of a retry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retried {
+    /// Letters that are with their consumer again.
+    pub retried: u64,
+    /// Letters that hold no event, or one of a consumer that the store does not know: they stay.
+    pub left: u64,
+}
+
+/// The topic through which a consumer gets its letters of a topic again.
+pub(super) fn retry_topic(consumer: &str, topic: &str) -> Arc<str> {
+    format!("{consumer}{RETRIED}{topic}").into()
+}
+
+/// The topic that an event in this one says it is from.
+pub(super) fn origin(topic: &Arc<str>) -> Arc<str> {
+    topic.split_once(RETRIED).map_or_else(|| topic.clone(), |(_, origin)| origin.into())
+}
+
+/// A consumer's topics, with those through which its letters come again.
+pub(super) fn with_retries(consumer: &str, topics: &[Arc<str>]) -> Vec<Arc<str>> {
+    let retries = topics.iter().map(|topic| retry_topic(consumer, topic));
+    topics.iter().cloned().chain(retries).collect()
+}
+
+impl Store {
+    /// Dead letters from the newest back; at most `limit` of them, and of about 1 MiB.
+    pub async fn letters(&self, which: &Which, limit: usize) -> Result<Vec<Letter>, Refusal> {
+        let which = which.clone();
+        ask(&self.reads, move |db| {
+            let sql = format!(
+                "SELECT id, at, consumer, topic, seq, event, reason, body FROM dead WHERE {WHICH} ORDER BY id DESC"
+            );
+            let mut query = db.prepare_cached(&sql)?;
+            let mut rows = query.query(which.params())?;
+            let (mut letters, mut bytes) = (Vec::new(), 0);
+            while let Some(r) = rows.next()? {
+                let dead = Dead {
+                    consumer: r.get(2)?,
+                    topic: r.get(3)?,
+                    seq: r.get::<_, i64>(4)?.unsigned_abs(),
+                    event: r.get(5)?,
+                    reason: r.get(6)?,
+                    body: r.get(7)?,
+                };
+                bytes += dead.body.len();
+                letters.push(Letter { id: r.get(0)?, at: r.get(1)?, dead });
+                if letters.len() >= limit || bytes >= BYTES_AT_ONCE {
+                    break;
+                }
+            }
+            Ok(letters)
+        })
+        .await
+    }
+
+    /// How many dead letters there are.
+    pub async fn count_letters(&self, which: &Which) -> Result<u64, Refusal> {
+        let which = which.clone();
+        ask(&self.reads, move |db| {
+            let sql = format!("SELECT count(*) FROM dead WHERE {WHICH}");
+            db.prepare_cached(&sql)?.query_row(which.params(), |r| r.get::<_, i64>(0)).map(i64::unsigned_abs)
+        })
+        .await
+    }
+
+    /// Gives letters back to their consumers, the oldest first. One that fails again becomes a new letter.
+    pub async fn retry(&self, which: &Which) -> Result<Retried, Refusal> {
+        let (mut all, mut after, mut which) = (Retried::default(), 0, which.clone());
+        // What dies again meanwhile is not tried once more.
+        let newest = self.letters(&which, 1).await?.first().map_or(0, |letter| letter.id);
+        which.before = Some(newest + 1);
+        loop {
+            let now = which.clone();
+            let (done, last) = self.work(move |writer| writer.alone(|writer| writer.revive(&now, after))).await?;
+            all.retried += done.retried;
+            all.left += done.left;
+            match last {
+                Some(last) => after = last,
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Drops letters for ever; gives how many.
+    pub async fn purge(&self, which: &Which) -> Result<u64, Refusal> {
+        let which = which.clone();
+        let sql = format!("DELETE FROM dead WHERE {WHICH}");
+        self.work(move |writer| writer.alone(|w| w.db.execute(&sql, which.params()).map(|n| n as u64))).await
+    }
+}
 
 impl Writer {
+    /// Puts letters behind the one of id `after` where their consumers find them; gives the last it looked at, if there may be more.
+    fn revive(&mut self, which: &Which, after: i64) -> rusqlite::Result<(Retried, Option<i64>)> {
+        let sql = format!("SELECT id, consumer, topic, body FROM dead WHERE {WHICH} AND id > ?5 ORDER BY id LIMIT ?6");
+        let mut found: Vec<(i64, String, String, Vec<u8>)> = Vec::new();
+        let mut query = self.db.prepare(&sql)?;
+        let most = AT_ONCE as i64;
+        let mut rows = query.query(params![which.id, which.consumer, which.topic, which.before, after, most])?;
+        let mut bytes = 0;
+        while bytes < BYTES_AT_ONCE
+            && let Some(r) = rows.next()?
+        {
+            found.push((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?));
+            bytes += found.last().map_or(0, |(.., body)| body.len());
+        }
+        drop(rows);
+        drop(query);
+        let mut done = Retried::default();
+        for (id, consumer, topic, body) in &found {
+            let known = self.index.consumers.iter().find(|(_, c)| c.name == *consumer).map(|(id, _)| *id);
+            let (Some(consumer_id), Some(event)) = (known, Event::of_envelope(body)) else {
+                done.left += 1;
+                continue;
+            };
+            // A letter that was retried before and died again is from the topic it was from at first.
+            let (topic, priority) = (retry_topic(consumer, topic), event.priority);
+            let lane = self.lane(&topic, priority)?;
+            // A consumer that did not register in this run must find it at the next.
+            let at = self.index.lanes.get(&lane).map_or(0, |l| l.next);
+            self.index.cursors.entry((consumer_id, lane)).or_insert_with(|| {
+                self.open.cursors.insert((consumer_id, lane));
+                Cursor { start: at, seq: at, ..Cursor::default() }
+            });
+            let mut batch = Batch::default();
+            batch.push_event(&event);
+            self.append(lane, &Append { topic, priority, batch })?;
+            self.db.prepare_cached("DELETE FROM dead WHERE id = ?1")?.execute([id])?;
+            done.retried += 1;
+        }
+        Ok((done, found.last().map(|(id, ..)| *id)))
+    }
+
     /// An id that came before with another body: the event is kept among the dead letters.
     pub(super) fn conflict(&mut self, lane: u16, record: Vec<u8>) -> rusqlite::Result<()> {
         let Some(topic) = self.index.lanes.get(&lane).map(|l| l.topic.clone()) else { return Ok(()) };
@@ -43,7 +220,23 @@ impl Writer {
                 letter.body
             ])?;
         let id = self.db.last_insert_rowid();
-        self.db.prepare_cached("DELETE FROM dead WHERE id <= ?1")?.execute([id - MAX_DEAD])?;
+        let mut dropped = self.db.prepare_cached("DELETE FROM dead WHERE id <= ?1")?.execute([id - MAX_DEAD])?;
+        self.letters = self.letters.saturating_add(letter.body.len() as u64);
+        let most = MAX_BYTES.min(self.options.high / 8);
+        if self.letters > most {
+            // What was counted may have been taken back, retried or purged since: look.
+            let sum = "SELECT coalesce(sum(length(body)), 0) FROM dead";
+            self.letters = self.db.query_row(sum, [], |r| r.get::<_, i64>(0))?.unsigned_abs();
+            while self.letters > most {
+                let oldest = "DELETE FROM dead WHERE id = (SELECT min(id) FROM dead) RETURNING length(body)";
+                let bytes = self.db.prepare_cached(oldest)?.query_row([], |r| r.get::<_, i64>(0))?;
+                self.letters = self.letters.saturating_sub(bytes.unsigned_abs());
+                dropped += 1;
+            }
+        }
+        if dropped > 0 && !std::mem::replace(&mut self.letters_dropped, true) {
+            log::warn!("store: there are too many dead letters; the oldest are dropped from now on");
+        }
         Ok(())
     }
 }

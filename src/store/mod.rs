@@ -7,6 +7,8 @@
 mod ballast;
 mod consumers;
 mod dead;
+#[cfg(test)]
+mod dead_tests;
 mod eras;
 mod highest;
 mod lane;
@@ -26,6 +28,7 @@ mod tight;
 mod trim;
 mod writer;
 
+pub use dead::{Letter, Retried, Which};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use reader::{Lag, Lot, Reader};
@@ -313,7 +316,7 @@ enum Request {
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     Read(rows::Read),
-    /// Work on what is offloaded.
+    /// Work on what is offloaded, and on dead letters.
     Do(Box<dyn FnOnce(&mut writer::Writer) + Send>),
     Close(oneshot::Sender<()>),
 }
@@ -417,11 +420,6 @@ impl Store {
         rows::timers(&self.reads, owner, limit).await
     }
 
-    /// The dead letters from the newest back; at most `limit` of them.
-    pub async fn dead(&self, limit: usize) -> Result<Vec<Dead>, Refusal> {
-        rows::dead(&self.reads, limit).await
-    }
-
     /// What became of every event, by topic and consumer.
     pub fn ledger(&self) -> Vec<Ledger> {
         self.shared.ledger()
@@ -449,6 +447,19 @@ impl Store {
         if self.send(Request::Close(reply)).is_ok() {
             answer.await.ok();
         }
+    }
+
+    /// Has the writer do something between two commits.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut writer::Writer) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let work = move |writer: &mut writer::Writer| {
+            reply.send(work(writer)).ok();
+        };
+        self.send(Request::Do(Box::new(work)))?;
+        answer.await.map_err(|_| Refusal::Closed)?
     }
 
     fn send(&self, request: Request) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@
 //! manifest names; what an object holds that no manifest names lies here too.
 
 use super::{
-    Policy, Refusal, Request, Store,
+    Policy, Refusal, Store,
     lane::Away,
     rows::{crc, key, seq_of},
     writer::Writer,
@@ -15,7 +15,7 @@ use crate::clock;
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::time::timeout;
 
 /// How the object of a range begins, with its version.
 const MAGIC: &[u8; 8] = b"TIDEROW1";
@@ -129,18 +129,6 @@ impl Store {
             Ok(())
         })
         .await
-    }
-
-    async fn work<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Writer) -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        let work = move |writer: &mut Writer| {
-            reply.send(work(writer)).ok();
-        };
-        self.send(Request::Do(Box::new(work)))?;
-        answer.await.map_err(|_| Refusal::Closed)?
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Refusal,
+    dead::{origin, with_retries},
     eras::Eras,
     lane::Shared,
     rows::{self, Chunk, Read},
@@ -93,8 +94,10 @@ impl Reader {
     }
 
     fn new(shared: Arc<Shared>, reads: mpsc::Sender<Read>, consumer: Option<u32>, topics: &[Arc<str>]) -> Self {
-        let signal = shared.signal(topics, consumer.is_none());
-        Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), floor: 0, signal, missed: 0 }
+        let name = consumer.and_then(|c| Some(shared.view().index.consumers.get(&c)?.name.clone()));
+        let topics = name.map_or_else(|| topics.to_vec(), |name| with_retries(&name, topics));
+        let signal = shared.signal(&topics, consumer.is_none());
+        Reader { shared, reads, topics, consumer, lanes: BTreeMap::new(), floor: 0, signal, missed: 0 }
     }
 
     /// From now on lanes of a lower priority are not read.
@@ -109,6 +112,7 @@ impl Reader {
         }
         let found = self.shared.view().index.lanes.get(&lane).map(|l| (l.topic.clone(), l.priority));
         if let Some((topic, priority)) = found {
+            let topic = origin(&topic);
             let ttl = self.shared.ttl(&topic);
             let place = Place { store: self.shared.store, lane, topic, priority };
             self.lanes.insert(lane, Position::new(place, ttl, next));
@@ -262,9 +266,9 @@ impl Reader {
                 None => lane.start, // it appeared since; its first events may be in memory only
                 Some(_) => lane.first,
             });
-            let place =
-                Place { store: self.shared.store, lane: *id, topic: lane.topic.clone(), priority: lane.priority };
-            let ttl = self.shared.ttl(&lane.topic);
+            let topic = origin(&lane.topic);
+            let ttl = self.shared.ttl(&topic);
+            let place = Place { store: self.shared.store, lane: *id, topic, priority: lane.priority };
             self.lanes.insert(*id, Position::new(place, ttl, next));
         }
     }

@@ -1,7 +1,7 @@
 //! Reads from the file, in short transactions on a connection and a thread of their own, so that the writer never waits
 //! for a reader and no open reader keeps the WAL from being recycled.
 
-use super::{Dead, OpenError, Refusal, Request, schema};
+use super::{OpenError, Refusal, Request, schema};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 use std::{path::Path, sync::mpsc, thread};
@@ -70,7 +70,7 @@ pub(super) fn through(requests: mpsc::Sender<Request>) -> mpsc::Sender<Read> {
     send
 }
 
-async fn ask<T: Send + 'static>(
+pub(super) async fn ask<T: Send + 'static>(
     reads: &mpsc::Sender<Read>,
     query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
 ) -> Result<T, Refusal> {
@@ -186,25 +186,6 @@ pub(super) async fn timers(
     ask(reads, move |db| {
         let mut query = db.prepare_cached("SELECT key, due FROM timer WHERE owner = ?1 ORDER BY due LIMIT ?2")?;
         query.query_map(params![owner, limit as i64], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
-    })
-    .await
-}
-
-pub(super) async fn dead(reads: &mpsc::Sender<Read>, limit: usize) -> Result<Vec<Dead>, Refusal> {
-    ask(reads, move |db| {
-        let mut query =
-            db.prepare_cached("SELECT consumer, topic, seq, event, reason, body FROM dead ORDER BY id DESC LIMIT ?1")?;
-        let letters = query.query_map(params![limit as i64], |r| {
-            Ok(Dead {
-                consumer: r.get(0)?,
-                topic: r.get(1)?,
-                seq: r.get::<_, i64>(2)?.unsigned_abs(),
-                event: r.get(3)?,
-                reason: r.get(4)?,
-                body: r.get(5)?,
-            })
-        })?;
-        letters.collect()
     })
     .await
 }

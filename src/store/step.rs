@@ -94,7 +94,7 @@ impl Writer {
         Ok(placed)
     }
 
-    fn append(&mut self, lane: u16, append: &Append) -> rusqlite::Result<Placed> {
+    pub(super) fn append(&mut self, lane: u16, append: &Append) -> rusqlite::Result<Placed> {
         let batch = &append.batch;
         let (mut repeats, mut conflicts, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
         for (at, mark) in batch.marks.iter().enumerate() {

@@ -99,9 +99,9 @@ async fn a_repeated_id_is_stored_once_and_another_body_under_it_is_kept_apart() 
     let late = &store.commit(append("hook", with_ids(&[("b", r#"{"n":2}"#)]))).await.unwrap()[0];
     assert_eq!((late.count, &late.repeats[..]), (0, &[0][..]));
     assert_eq!(all(&store, "c", "hook").await, [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#]);
-    let dead = store.dead(9).await.unwrap();
-    assert_eq!((dead.len(), dead[0].event.as_str()), (1, "b"));
-    assert!(String::from_utf8_lossy(&dead[0].body).contains(r#""body":{"other":2}"#));
+    let dead = store.letters(&Which::default(), 9).await.unwrap();
+    assert_eq!((dead.len(), dead[0].dead.event.as_str()), (1, "b"));
+    assert!(String::from_utf8_lossy(&dead[0].dead.body).contains(r#""body":{"other":2}"#));
 }
 
 #[tokio::test]

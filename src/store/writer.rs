@@ -55,6 +55,9 @@ pub(super) struct Writer {
     pub(super) riding: Step,
     pub(super) ride_since: Option<Instant>,
     pub(super) trimmer: trim::Trimmer,
+    /// Bytes of dead letters, or more; and whether it was told that there are too many.
+    pub(super) letters: u64,
+    pub(super) letters_dropped: bool,
     pub(super) open: Open,
 }
 
@@ -116,6 +119,8 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         riding: Step::default(),
         ride_since: None,
         trimmer,
+        letters: u64::MAX,
+        letters_dropped: false,
         open: Open::default(),
     };
     writer.settle_in();

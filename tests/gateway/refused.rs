@@ -2,14 +2,15 @@
 
 use crate::kit::{Gateway, LONG, folder, http, port, wait_for, wait_for_port};
 use std::{collections::BTreeSet, path::Path};
-use tidegate::store::{Dead, Ledger, Options, Store};
+use tidegate::store::{Dead, Ledger, Options, Store, Which};
 
 /// What a stopped gateway's store says.
 pub fn read(dir: &Path) -> (Vec<Dead>, Vec<Ledger>) {
     let store = Store::open(Options { path: Some(dir.join("tidegate.db")), ..Options::default() }).unwrap();
-    let found = crate::kit::runtime().block_on(async { (store.dead(1000).await.unwrap(), store.ledger()) });
+    let found = crate::kit::runtime()
+        .block_on(async { (store.letters(&Which::default(), 1000).await.unwrap(), store.ledger()) });
     crate::kit::runtime().block_on(store.close());
-    found
+    (found.0.into_iter().map(|letter| letter.dead).collect(), found.1)
 }
 
 struct Setup {

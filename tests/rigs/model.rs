@@ -401,7 +401,10 @@ impl<const FORGETFUL: bool> Pair<FORGETFUL> {
         self.model = sure;
         let (store, runtime) = (&self.store, &self.runtime);
         if self.riding.is_empty() {
-            assert_eq!(runtime.block_on(store.dead(10_000)).unwrap().len(), self.model.dead);
+            assert_eq!(
+                runtime.block_on(store.letters(&tidegate::store::Which::default(), 10_000)).unwrap().len(),
+                self.model.dead
+            );
         }
         let state = runtime.block_on(store.state("pipe", b"", 9)).unwrap();
         let state = state.first().map_or(0, |(_, value)| std::str::from_utf8(value).unwrap().parse().unwrap());

@@ -307,7 +307,7 @@ async fn a_repeat_is_accepted_once_and_a_conflict_is_named() {
             format!("{}  {}", ids[3], r#"{"n":8}"#)
         ]
     );
-    assert_eq!(gate.store.dead(10).await.unwrap().len(), 2);
+    assert_eq!(gate.store.letters(&crate::store::Which::default(), 10).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

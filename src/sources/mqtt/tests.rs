@@ -129,9 +129,9 @@ async fn every_payload_becomes_an_event() {
             assert_eq!((key.as_str(), meta.as_str(), body.as_str()), (topic, about.as_str(), payload));
             assert_eq!(id == "e-1", version == "5" && payload == "{}");
         }
-        let dead = intake.store().dead(10).await.unwrap();
+        let dead = intake.store().letters(&crate::store::Which::default(), 10).await.unwrap();
         assert_eq!(dead.len(), 1, "what is too large for an event is set aside and does not come again");
-        assert_eq!(dead[0].reason, "the message to `dev/1`: the body has 10010 bytes, over the limit of 10000");
+        assert_eq!(dead[0].dead.reason, "the message to `dev/1`: the body has 10010 bytes, over the limit of 10000");
         intake.store().close().await;
     }
 }
@@ -232,8 +232,8 @@ async fn a_broker_that_breaks_the_rules_does_no_harm() {
         let got = ended.unwrap_err().to_string();
         assert!(got.contains(want), "{what}: {got}");
     }
-    let dead = intake.store().dead(10).await.unwrap();
-    assert_eq!(dead[0].reason, "the message to `a` has 2097155 bytes, the limit is 173840");
+    let dead = intake.store().letters(&crate::store::Which::default(), 10).await.unwrap();
+    assert_eq!(dead[0].dead.reason, "the message to `a` has 2097155 bytes, the limit is 173840");
 }
 
 #[tokio::test]
