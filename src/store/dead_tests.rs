@@ -90,18 +90,21 @@ async fn a_letter_goes_back_to_the_consumer_it_failed_at_also_over_a_restart_and
     assert_eq!(again.iter().map(seen).collect::<Vec<_>>(), [seen(&failed[0])]);
     assert_eq!((&*again[0].topic, again[0].priority), ("hook", 6));
     assert_eq!(read(&mut second).await.len(), 0, "nobody else sees it");
+    assert_eq!(fail(&store, two, b, &mut store.reader(b, &hook)).await.len(), 3);
     store.close().await;
 
-    // All of them while no consumer is there; it comes back later, and begins at the newest.
+    // All of them while no consumer is there; they come back later, and begin at the newest.
     let store = open(&path, 1 << 30);
-    assert_eq!(store.retry(&Which::default()).await.unwrap(), Retried { retried: 3, left: 2 });
+    assert_eq!(store.retry(&Which::default()).await.unwrap(), Retried { retried: 6, left: 2 });
     store.close().await;
     let store = open(&path, 1 << 30);
-    let a = store.consumer(one, &hook, Start::Newest).await.unwrap();
-    let again = read(&mut store.reader(a, &hook)).await;
-    let mut ids: Vec<_> = again.iter().map(|(event, _)| event.id.text().into_owned()).collect();
-    ids.sort();
-    assert_eq!(ids, ["id-0", "id-1", "id-2"]);
+    for name in [one, two] {
+        let consumer = store.consumer(name, &hook, Start::Newest).await.unwrap();
+        let again = read(&mut store.reader(consumer, &hook)).await;
+        let mut ids: Vec<_> = again.iter().map(|(event, _)| event.id.text().into_owned()).collect();
+        ids.sort();
+        assert_eq!(ids, ["id-0", "id-1", "id-2"], "{name}");
+    }
     for row in store.ledger() {
         let sum = row.delivered + row.queued + row.dead + row.expired + row.evicted + row.offloaded;
         assert_eq!(row.accepted, sum, "{row:?}");
