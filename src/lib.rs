@@ -41,6 +41,7 @@
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
 //! - [`import`] makes a configuration out of one of Agglo's, the system whose ideas these are.
 //! - [`runtime`] starts them, tries again what failed, and stops all in the order of flow.
+//! - [`admin`] is how operators see and steer a running gateway: health, metrics, status, dead letters.
 //! - [`cli`] is the command line.
 //!
 //! # Who may import whom
@@ -56,7 +57,8 @@
 //! | assembly | `config` | the words, means and `kind` |
 //! | | `runtime` | those and `config` |
 //! | | `import` | the words and `config` |
-//! | faces | `cli` | all |
+//! | faces | `admin` | those and `runtime` |
+//! | | `cli` | all |
 //!
 //! Beside its components, a folder may have a module that they share: one without a `KIND`. `tests/tidy` holds all this.
 //!
@@ -84,6 +86,7 @@
 //! - No registration by macro: every list of kinds is written out.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod board;
 pub mod budget;
 pub mod cli;

@@ -5,12 +5,14 @@ mod gpio;
 mod i2c;
 pub mod kinds;
 mod modbus;
+mod operate;
 mod process;
 mod serial;
 mod stderr;
 mod test;
 
 use crate::{
+    admin,
     config::{self, Catalogue, Problem},
     import,
     kind::{self, Process, Sink, Source},
@@ -91,6 +93,26 @@ enum Command {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         format: String,
     },
+    /// Tell how a gateway is: what it took in, what waits where, what is down and why.
+    ///
+    /// Example: tidegate status
+    Status {
+        #[command(flatten)]
+        which: operate::Which,
+    },
+    /// Tell what became of every event, by topic and consumer: accepted = delivered + queued + dead + expired + evicted +
+    /// offloaded.
+    ///
+    /// Example: tidegate ledger --format json
+    Ledger {
+        #[command(flatten)]
+        which: operate::Which,
+    },
+    /// List, show, retry and purge dead letters: events that a process failed or an upstream refused for good.
+    ///
+    /// Example: tidegate dead ls
+    #[command(subcommand)]
+    Dead(operate::Dead),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -212,6 +234,9 @@ pub fn main() -> ExitCode {
             let again = || loaded(&file).map(|(plan, _)| plan).map_err(changed);
             test::run(&plan, &again, pipeline.as_deref(), &format)
         }),
+        Command::Status { which } => finish(operate::status(&which)),
+        Command::Ledger { which } => finish(operate::ledger(&which)),
+        Command::Dead(what) => finish(operate::dead(&what)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))
                 .map_err(anyhow::Error::msg)
@@ -279,7 +304,8 @@ fn gateway(file: &Path, stateless: bool) -> ExitCode {
     loop {
         let mut end = runtime::End::Done;
         let code = start(file, |plan| {
-            end = block_on(runtime::run(plan, stateless, right))?;
+            let settings = plan.settings.clone();
+            end = block_on(runtime::run(plan, stateless, right, |running| admin::serve(settings, running)))?;
             Ok(())
         });
         if end == runtime::End::Done {

@@ -1,6 +1,7 @@
 //! From the text of a configuration to built components: read, check against the schema, decode, cross-check, build.
 //! Everything wrong is reported in one go, and nothing happens outside before all of it is right.
 
+mod admin;
 mod cases;
 mod checks;
 mod cron;
@@ -17,6 +18,7 @@ pub(crate) mod suggest;
 pub(crate) mod tree;
 mod validate;
 
+pub use admin::{AdminSettings, Listen};
 pub use cases::{Case, CaseStep};
 pub use cron::{Cron, Zone};
 pub use flaws::flaws;
@@ -87,6 +89,20 @@ fn load_with<S: ?Sized, P: ?Sized, K: ?Sized>(
     match plan {
         Some(plan) if errors.is_empty() => Ok((plan, warnings)),
         _ => Err(errors),
+    }
+}
+
+/// Only the gateway's own settings, without its components: for who asks a gateway that runs. References that cannot be
+/// filled in here are left empty: an operator need not read the gateway's secrets.
+pub fn settings(file: &Path, text: &str) -> Result<Settings, Vec<Problem>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut report = Report::new(file.display().to_string(), text);
+    let outside =
+        |reference: &str| Ok(interpolate::resolve(reference, &|name| std::env::var_os(name)).unwrap_or_default());
+    let settings = tree::parse(text, &outside, &mut report).map(|root| plan::settings(&root, &mut report));
+    match (settings, report.finish().1) {
+        (Some(settings), errors) if errors.is_empty() => Ok(settings),
+        (_, errors) => Err(errors),
     }
 }
 

@@ -138,12 +138,13 @@ fn fields<'n>(root: &'n Node, section: &str) -> &'n [Field] {
     root.get(section).map_or(&[], Node::fields)
 }
 
-fn settings(root: &Node, report: &mut Report<'_>) -> Settings {
+/// The gateway's own settings.
+pub(super) fn settings(root: &Node, report: &mut Report<'_>) -> Settings {
     let of = |names: &[&str]| {
         let taken = root.fields().iter().filter(|f| names.contains(&f.name.as_str()));
         Value::Object(taken.map(|f| (f.name.clone(), f.node.json())).collect())
     };
-    let names = ["gateway", "store", "topics"];
+    let names = ["admin", "gateway", "store", "topics"];
     let mut settings = Settings::default();
     if names.iter().all(|name| report.clean(name)) {
         match decode::<Settings>(&of(&names)) {

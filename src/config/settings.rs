@@ -1,5 +1,6 @@
 //! The configuration without the components' own fields. The doc comments are the user's documentation.
 
+use super::admin::AdminSettings;
 use super::cases::Case;
 use super::outgoing::{Budget, Drain, Late, Window};
 use crate::budget::{Size, Span};
@@ -16,6 +17,8 @@ pub struct Settings {
     pub gateway: GatewaySettings,
     /// Where events are kept, and how many.
     pub store: StoreSettings,
+    /// Where operators see and steer it.
+    pub admin: AdminSettings,
     /// Settings of topics. A topic is named after the source or pipeline that writes it. A topic that only a process or
     /// `on_fail` writes has to stand here, if only as `{}`, to be read.
     pub topics: BTreeMap<String, TopicSettings>,

@@ -74,10 +74,10 @@ impl Links {
         lock(&self.0.held).iter().map(|(name, why)| (name.clone(), why.clone())).collect()
     }
 
-    /// What is down, and why.
-    pub fn reasons(&self) -> Vec<(String, String)> {
+    /// What is down, why, and for how many seconds.
+    pub fn reasons(&self) -> Vec<(String, String, u64)> {
         let links = lock(&self.0.down);
-        links.iter().map(|(name, down)| (name.clone(), down.reason.clone())).collect()
+        links.iter().map(|(name, down)| (name.clone(), down.reason.clone(), down.since.elapsed().as_secs())).collect()
     }
 
     /// Names of what is down.

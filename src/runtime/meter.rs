@@ -26,7 +26,31 @@ pub(super) struct Meter {
     total: AtomicU64,
 }
 
+/// What a process did since the gateway's start.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    /// The process' name.
+    pub name: String,
+    /// Events that came, were emitted, passed by, and failed; and attempts that were made again.
+    pub taken: u64,
+    pub emitted: u64,
+    pub skipped: u64,
+    pub failed: u64,
+    pub retried: u64,
+}
+
 impl Meter {
+    pub fn read(&self) -> Counts {
+        Counts {
+            name: self.name.to_string(),
+            taken: self.taken.load(Relaxed),
+            emitted: self.emitted.load(Relaxed),
+            skipped: self.skipped.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            retried: self.retried.load(Relaxed),
+        }
+    }
+
     pub fn new(name: &str) -> Self {
         let zero = || AtomicU64::new(0);
         Meter {

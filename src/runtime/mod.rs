@@ -30,6 +30,8 @@ mod windows;
 
 pub use chain::StandIn;
 pub use flow::Flow;
+pub use meter::Counts;
+pub use status::Running;
 
 use crate::{
     config::{self, Settings, SinkPlan, SourcePlan, Start, WhenFull},
@@ -74,9 +76,14 @@ pub enum End {
 }
 
 /// Runs the gateway until SIGTERM, SIGINT, or until all sources have ended and everything is delivered; or until SIGHUP,
-/// if `reload` says that there is a right configuration. With `stateless` nothing is stored: a source's events go
+/// if `reload` says that there is a right configuration. `face` runs beside it, for operators. With `stateless` nothing is stored: a source's events go
 /// through pipelines and sinks before it is answered. An error means exit code 1.
-pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyhow::Result<End> {
+pub async fn run<F: Future<Output = ()> + Send + 'static>(
+    plan: Plan,
+    stateless: bool,
+    reload: impl Fn() -> bool,
+    face: impl FnOnce(Running) -> F,
+) -> anyhow::Result<End> {
     let mut signals = Signals::new()?;
     let store = tokio::select! {
         store = open(&plan, stateless) => store?,
@@ -88,8 +95,8 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
     let bounded = plan.sources.iter().all(|s| s.source.bounded());
     let fields = plan.sources.iter().map(fields).collect::<anyhow::Result<Vec<_>>>()?;
 
-    let sources = plan.sources.iter().map(|source| source.name.clone()).collect();
-    let view = status::View { store: store.clone(), links: links.clone(), sources };
+    let topics = plan.sources.iter().map(|source| source.name.clone()).collect();
+    let gateway = plan.settings.gateway.id.clone();
     let (mut outlets, mut pipelines) = (JoinSet::new(), JoinSet::new());
     let (mut meters, mut finishers, mut beats) = (Vec::new(), Vec::new(), Vec::new());
     let before: Option<Arc<dyn Before>> = if stateless {
@@ -111,17 +118,13 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
         warn_of_strangers(&store, &owners).await?;
         None
     };
+    let view = Running::new(gateway, store.clone(), links.clone(), topics, meters, beats);
     let mut sources = start_sources(plan.sources.into_iter().zip(fields), &store, &before, &links, &fatal);
-    if std::io::stderr().is_terminal() {
-        outlets.spawn(quiet_end(view.clone().print(), stopping.clone()));
-    }
-    if notify::listened_to() {
-        outlets.spawn(quiet_end(notify::keep_telling(view.clone(), beats), stopping.clone()));
-    }
+    start_faces(&view, face, &stopping, &mut outlets);
     log::info!("running");
     notify::ready();
     let ended = tokio::select! {
-        end = signals.next(|| view.report(&meters), reload) => Ok(end),
+        end = signals.next(|| view.report(), reload) => Ok(end),
         Some(failure) = failures.recv() => Err(anyhow::anyhow!(failure)),
         ended = sources_ended(&mut sources, &store, &finishers, bounded) => ended.map(|()| End::Done),
         // A defect: what killed it is looked for at the next start, so this is no orderly end.
@@ -139,10 +142,26 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
     }
     store.close().await;
     if !stateless {
-        status::processes(&meters);
+        view.report_processes();
         log::info!("stopped: {}", view.summary());
     }
     ended
+}
+
+/// Starts what looks on: the operators' face, the lines for a person at a terminal, and what systemd is told.
+fn start_faces<F: Future<Output = ()> + Send + 'static>(
+    view: &Running,
+    face: impl FnOnce(Running) -> F,
+    stop: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) {
+    tasks.spawn(quiet_end(face(view.clone()), stop.clone()));
+    if std::io::stderr().is_terminal() {
+        tasks.spawn(quiet_end(view.clone().print(), stop.clone()));
+    }
+    if notify::listened_to() {
+        tasks.spawn(quiet_end(notify::keep_telling(view.clone()), stop.clone()));
+    }
 }
 
 async fn stop_in_order(
@@ -232,7 +251,7 @@ fn is_ours(consumer: &str) -> bool {
 
 /// Opens the store. A disk that is full or read-only is waited for.
 async fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
-    let options = options(plan, stateless);
+    let options = options(&plan.settings, stateless);
     let place = options.path.as_ref().map_or_else(|| "memory".into(), |p| p.display().to_string());
     let mut waits = false;
     loop {
@@ -266,8 +285,8 @@ async fn register(store: &Store, name: &str, topics: &[Arc<str>], start: Start) 
     }
 }
 
-fn options(plan: &Plan, stateless: bool) -> Options {
-    let settings = &plan.settings;
+/// How the store of a configuration is opened.
+pub fn options(settings: &Settings, stateless: bool) -> Options {
     let path = (!stateless).then(|| PathBuf::from(&settings.store.path));
     let keep = |t: &config::TopicSettings| Keep { age: t.keep.age.map(|s| s.0), bytes: t.keep.bytes.map(|s| s.0) };
     let (dedupe, disk) = (&settings.store.dedupe, &settings.store.disk);

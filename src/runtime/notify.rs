@@ -1,7 +1,7 @@
 //! What systemd is told: that the gateway runs, how it is, and, for its watchdog, that it makes progress.
 //! Without systemd nothing is told.
 
-use super::status::View;
+use super::status::Running;
 use crate::{
     clock,
     store::{Refusal, Step},
@@ -36,7 +36,7 @@ impl Beat {
         self.0.store(0, Relaxed);
     }
 
-    fn stuck(&self) -> bool {
+    pub fn stuck(&self) -> bool {
         let since = self.0.load(Relaxed);
         since != 0 && clock::mono_ms().saturating_sub(since) > STUCK
     }
@@ -69,18 +69,17 @@ pub(super) fn stopping() {
 
 /// Tells the status for ever, and gives signs of life while the store's writer answers and no pipeline is stuck. That an
 /// upstream is down is no reason to be restarted, nor is a disk that fails and says so.
-pub(super) async fn keep_telling(view: View, beats: Vec<(String, Beat)>) {
+pub(super) async fn keep_telling(view: Running) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(EVERY, |limit| (limit / 3).min(EVERY));
     let mut before = view.taken();
     loop {
-        let alive = match timeout(every, view.store.commit(Step::default())).await {
+        let alive = match timeout(every, view.store().commit(Step::default())).await {
             Ok(answer) => !matches!(answer, Err(Refusal::Closed)),
             Err(_) => false,
         };
-        let stuck = beats.iter().find(|(_, beat)| beat.stuck());
-        match stuck {
-            Some((name, _)) => log::error!("{name}: no progress for {} s", STUCK / 1000),
+        match view.stuck().first() {
+            Some(name) => log::error!("{name}: no progress for {} s", STUCK / 1000),
             None if !alive => log::error!("the store does not answer"),
             None => tell(&[NotifyState::Watchdog]),
         }

@@ -1,39 +1,97 @@
 //! One line now and then for a person who looks on, and one at the end.
 
-use super::{links::Links, meter::Meter};
+use super::{
+    links::Links,
+    meter::{Counts, Meter},
+    notify::Beat,
+};
 use crate::{
     budget::Size,
     store::{Ledger, Store},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Four lines a minute.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// What is looked at.
+/// A gateway that runs, as operators see it; clones are the same.
 #[derive(Clone)]
-pub(super) struct View {
-    pub store: Store,
-    pub links: Links,
+pub struct Running(Arc<Shared>);
+
+struct Shared {
+    gateway: String,
+    store: Store,
+    links: Links,
     /// The topics that sources write.
-    pub sources: Vec<String>,
+    sources: Vec<String>,
+    /// What each process did, by pipeline.
+    meters: Vec<(String, Vec<Arc<Meter>>)>,
+    beats: Vec<(String, Beat)>,
+    since: Instant,
 }
 
-/// What each process did, by pipeline.
-pub(super) type Meters = [(String, Vec<Arc<Meter>>)];
+impl Running {
+    pub(super) fn new(
+        gateway: String,
+        store: Store,
+        links: Links,
+        sources: Vec<String>,
+        meters: Vec<(String, Vec<Arc<Meter>>)>,
+        beats: Vec<(String, Beat)>,
+    ) -> Self {
+        Running(Arc::new(Shared { gateway, store, links, sources, meters, beats, since: Instant::now() }))
+    }
 
-/// Writes to the log what every process did.
-pub(super) fn processes(meters: &Meters) {
-    for (chain, meters) in meters {
-        for meter in meters {
-            log::info!("{chain}: {}: {meter}", meter.name);
+    /// Its id.
+    pub fn gateway(&self) -> &str {
+        &self.0.gateway
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Seconds since its start.
+    pub fn seconds(&self) -> u64 {
+        self.0.since.elapsed().as_secs()
+    }
+
+    /// What does not work: its name, why, and for how many seconds.
+    pub fn down(&self) -> Vec<(String, String, u64)> {
+        self.0.links.reasons()
+    }
+
+    /// Who does not send for a reason of its own, and why.
+    pub fn held(&self) -> Vec<(String, String)> {
+        self.0.links.all_held()
+    }
+
+    /// Pipelines that should make progress and do not.
+    pub fn stuck(&self) -> Vec<String> {
+        self.0.beats.iter().filter(|(_, beat)| beat.stuck()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What every process did since the start, with its pipeline.
+    pub fn processes(&self) -> Vec<(String, Counts)> {
+        let meters = self.0.meters.iter();
+        meters.flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read()))).collect()
+    }
+
+    /// Writes to the log what every process did.
+    pub(super) fn report_processes(&self) {
+        for (chain, meters) in &self.0.meters {
+            for meter in meters {
+                log::info!("{chain}: {}: {meter}", meter.name);
+            }
         }
     }
-}
 
-impl View {
     /// Prints the status for ever; only where a person looks on.
-    pub async fn print(self) {
+    pub(super) async fn print(self) {
         let mut before = self.taken();
         loop {
             tokio::time::sleep(EVERY).await;
@@ -47,7 +105,7 @@ impl View {
     /// How many events sources have taken in.
     pub fn taken(&self) -> u64 {
         let mut topics: BTreeMap<String, u64> = BTreeMap::new();
-        for row in self.store.ledger().into_iter().filter(|row| self.sources.contains(&row.topic)) {
+        for row in self.0.store.ledger().into_iter().filter(|row| self.0.sources.contains(&row.topic)) {
             let most = topics.entry(row.topic).or_default();
             *most = row.accepted.max(*most); // a consumer that began later saw fewer
         }
@@ -55,8 +113,8 @@ impl View {
     }
 
     /// Writes to the log what every consumer has before it, what every process did, and what is down and why.
-    pub fn report(&self, meters: &Meters) {
-        for row in self.store.ledger() {
+    pub(super) fn report(&self) {
+        for row in self.0.store.ledger() {
             log::info!(
                 "{}: of `{}` delivered {}, queued {}, stopped {}, dead {}, evicted {}, offloaded {}",
                 row.consumer,
@@ -69,23 +127,23 @@ impl View {
                 row.offloaded
             );
         }
-        processes(meters);
-        for (name, reason) in self.links.reasons() {
+        self.report_processes();
+        for (name, reason, _) in self.0.links.reasons() {
             log::info!("{name}: down: {reason}");
         }
-        for (name, why) in self.links.all_held() {
+        for (name, why) in self.0.links.all_held() {
             log::info!("{name}: waits: {why}");
         }
         log::info!("{}", self.summary());
     }
 
     /// Where all events are, and what is down.
-    pub fn summary(&self) -> String {
-        let ledger = self.store.ledger();
+    pub(super) fn summary(&self) -> String {
+        let ledger = self.0.store.ledger();
         let sum = |prefix: &str, count: fn(&Ledger) -> u64| -> u64 {
             ledger.iter().filter(|row| row.consumer.starts_with(prefix)).map(count).sum()
         };
-        let (_, used) = self.store.progress();
+        let (_, used) = self.0.store.progress();
         let mut line = format!(
             "taken in {}, delivered {}, queued {}, stopped {}, dead {}, store {}{}",
             self.taken(),
@@ -101,11 +159,11 @@ impl View {
                 .collect::<String>(),
         );
         let held: Vec<String> =
-            self.links.all_held().into_iter().map(|(name, why)| format!("{name} ({why})")).collect();
+            self.0.links.all_held().into_iter().map(|(name, why)| format!("{name} ({why})")).collect();
         if !held.is_empty() {
             line += &format!(", waiting: {}", held.join(" "));
         }
-        let down = self.links.all_down();
+        let down = self.0.links.all_down();
         if !down.is_empty() {
             line += &format!(", down: {}", down.join(" "));
         }

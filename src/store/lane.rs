@@ -3,7 +3,7 @@
 use super::{Options, eras::Eras, rows::Chunk};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::sync::Notify;
@@ -151,13 +151,15 @@ pub(super) struct Shared {
     view: Mutex<View>,
     /// There may be something to offload or to bring back.
     pub offload: Notify,
+    /// Intake of ordinary priority meets a mark, or a full disk.
+    pub full: AtomicBool,
 }
 
 impl Shared {
     pub fn new(store: u64, died: bool, options: &Options, index: Index, eras: &Eras) -> Self {
         let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis(*ttl))).collect();
         let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), ..View::default() });
-        Shared { store, died, ttl, view, offload: Notify::new() }
+        Shared { store, died, ttl, view, offload: Notify::new(), full: AtomicBool::new(false) }
     }
 
     /// How old events of a topic may get, in milliseconds.

@@ -72,6 +72,8 @@ pub struct Options {
     pub keep: BTreeMap<String, Keep>,
     /// By topic, how old its events may get that a consumer has not passed.
     pub ttl: BTreeMap<String, Duration>,
+    /// Somebody looks in while no gateway runs: that one died before is not forgotten over it.
+    pub visit: bool,
 }
 
 impl Default for Options {
@@ -90,6 +92,7 @@ impl Default for Options {
             window: Window { ms: 3_600_000, ids: 65_536 },
             keep: BTreeMap::new(),
             ttl: BTreeMap::new(),
+            visit: false,
         }
     }
 }
@@ -428,6 +431,11 @@ impl Store {
     /// Number of commits since the start, and bytes of rows in use.
     pub fn progress(&self) -> (u64, u64) {
         self.shared.progress()
+    }
+
+    /// Whether events of ordinary priority are refused, or what else the policy of their topic says.
+    pub fn is_full(&self) -> bool {
+        self.shared.full.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Whether the run before this one ended without closing the store, although the machine went on.

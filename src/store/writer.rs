@@ -19,7 +19,7 @@ use crate::clock;
 use rusqlite::Connection;
 use std::{
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +31,9 @@ const RIDE: Duration = Duration::from_millis(200);
 const HELD: Duration = Duration::from_millis(20);
 /// Steps taken into one transaction, at most: bounds what one failure takes back.
 const GROUP: usize = 4096;
+
+/// The priority of most events.
+const ORDINARY: u8 = 4;
 
 type Reply = oneshot::Sender<Result<Vec<Placed>, Refusal>>;
 /// A step that somebody waits for.
@@ -145,10 +148,14 @@ impl Writer {
             {
                 group.push(request);
             }
-            if let Some(closed) = self.serve(group) {
+            let closed = self.serve(group);
+            self.shared.full.store(self.disk.full || self.space.over(ORDINARY), Ordering::Relaxed);
+            if let Some(closed) = closed {
                 // Only an orderly end is noted; a run whose handles are merely gone has died.
                 let start = self.eras.start();
-                if let Err(refusal) = self.alone(|writer| note_closed(&writer.db, start)) {
+                if !(self.options.visit && self.shared.died)
+                    && let Err(refusal) = self.alone(|writer| note_closed(&writer.db, start))
+                {
                     log::warn!("store: the end of this run could not be written down: {refusal}");
                 }
                 self.finish();

@@ -14,6 +14,7 @@ mod kill;
 mod kit;
 mod metered;
 mod offload;
+mod operate;
 mod outage;
 mod poison;
 mod refused;

@@ -26,7 +26,8 @@ const TABLE: &[Row] = &[
     ("config", &[WORDS, MEANS], &["kind"]),
     ("import", &[WORDS], &["config"]),
     ("runtime", &[WORDS, MEANS], &["kind", "config"]),
-    ("cli", &[WORDS, MEANS, PARTS, ASSEMBLY], &[]),
+    ("admin", &[WORDS, MEANS], &["kind", "config", "runtime"]),
+    ("cli", &[WORDS, MEANS, PARTS, ASSEMBLY], &["admin"]),
     ("main", &[], &["cli"]),
     ("lib", &[], &[]),
 ];

@@ -1,0 +1,97 @@
+//! Asks a running gateway, for the command line; or, where none runs, its store.
+
+use super::{Call, Desk, Reply, socket, token};
+use crate::{
+    config::{Listen, Settings},
+    runtime,
+    store::{OpenError, Store},
+};
+use anyhow::{Context, bail, ensure};
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    os::unix::{fs::MetadataExt, net::UnixStream},
+    time::Duration,
+};
+
+/// Retrying ten thousand dead letters on a slow card takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of an answer.
+const LARGEST: u64 = 64 << 20;
+
+/// Asks the gateway of a configuration and gives its answer as JSON. An answer that is no success is an error that says why.
+pub fn ask(settings: &Settings, method: &str, target: &str) -> anyhow::Result<serde_json::Value> {
+    let reply = match running(settings, method, target)? {
+        Some(reply) => reply,
+        None => stored(settings, method, target)?,
+    };
+    let value: serde_json::Value = serde_json::from_slice(&reply.body).context("the answer is not JSON")?;
+    if reply.status >= 300 {
+        bail!("{}", value["detail"].as_str().unwrap_or("the gateway refused"));
+    }
+    Ok(value)
+}
+
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
+/// The answer of a gateway that runs; nothing if none does.
+fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
+    let connected = match &settings.admin.listen {
+        Listen::Off => return Ok(None),
+        Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        }),
+        Listen::Tcp(address) => TcpStream::connect_timeout(address, PATIENCE).and_then(|stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        }),
+    };
+    let mut stream = match connected {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) => return Err(error).context("the gateway's admin listener"),
+    };
+    let token = token(settings)?;
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(LARGEST).read_to_end(&mut answer).context("the gateway's admin listener")?;
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no answer of the gateway")?;
+    let status = answer.get(9..12).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+    let status = status.context("the answer is not HTTP")?;
+    Ok(Some(Reply { status, media: "application/json", body: answer.split_off(end + 4) }))
+}
+
+/// The answer of a store whose gateway does not run.
+fn stored(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Reply> {
+    let path = &settings.store.path;
+    let Ok(is) = std::fs::metadata(path) else {
+        bail!(
+            "no gateway runs with this configuration, and there is no store at `{path}` (seen from the working directory; \
+             the service's is /var/lib/tidegate)"
+        );
+    };
+    // What another user wrote there, the gateway could not open any more.
+    let me = rustix::process::geteuid().as_raw();
+    ensure!(
+        me == is.uid(),
+        "no gateway runs, and its store belongs to the user of number {}: run this as that user, for example with `sudo -u`",
+        is.uid()
+    );
+    let store = Store::open(crate::store::Options { visit: true, ..runtime::options(settings, false) });
+    let store = store.map_err(|error| match error {
+        OpenError::Locked => anyhow::anyhow!("the gateway runs, but does not listen for operators (`admin.listen`)"),
+        error => anyhow::anyhow!("store `{path}`: {error}"),
+    })?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(async {
+        let reply = Desk::of_store(store.clone()).answer(&Call::new(method, path, query)).await;
+        store.close().await;
+        reply
+    }))
+}

@@ -1,0 +1,164 @@
+//! The operators' face: health, status, metrics, and what can be done to a running gateway, over HTTP on a listener of its
+//! own. By default that is a Unix socket beside the store, which only the gateway's user can open.
+//!
+//! `/healthz`, `/readyz` and `/metrics` are for everybody who reaches the listener; everything under `/api/` needs the token
+//! that lies beside the store, in `STORE-token`.
+
+mod api;
+pub mod client;
+mod metrics;
+mod token;
+
+pub use api::{Call, Desk, Reply};
+pub use token::token;
+
+use crate::{
+    config::{Listen, Settings},
+    runtime::Running,
+};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    convert::Infallible,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// Connections at once: an operator, a scraper, a script or two.
+const CONNECTIONS: usize = 16;
+/// A request's head has arrived after this long.
+const HEAD: Duration = Duration::from_secs(10);
+/// No connection lives longer, so that who holds one does not keep others out for ever.
+const LONGEST: Duration = Duration::from_secs(120);
+/// Bytes of a request's line and headers.
+const MAX_HEAD: usize = 16 << 10;
+/// Wait after a failed accept, or before the listener is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The socket beside a store.
+pub fn socket(settings: &Settings) -> PathBuf {
+    beside(settings, "-admin")
+}
+
+/// A file that lies beside the store.
+fn beside(settings: &Settings, suffix: &str) -> PathBuf {
+    format!("{}{suffix}", settings.store.path).into()
+}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    async fn open(settings: &Settings) -> io::Result<Option<Listener>> {
+        Ok(Some(match &settings.admin.listen {
+            Listen::Off => return Ok(None),
+            Listen::Unix => Listener::Unix(bind(&socket(settings))?),
+            Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?),
+        }))
+    }
+}
+
+/// A socket that nobody else may open. One that an earlier run left is in the way: the store's lock says that it is over.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if fs::symlink_metadata(path).is_ok_and(|is| is.file_type().is_socket()) {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves for ever, or ends at once where nothing is to be served.
+pub async fn serve(settings: Settings, running: Running) {
+    let mut told = false;
+    let listener = loop {
+        match Listener::open(&settings).await {
+            Ok(Some(listener)) => break listener,
+            Ok(None) => return,
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("admin: cannot listen on {}: {error}; trying again", place(&settings));
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    };
+    let token = token(&settings).map_err(|error| log::warn!("admin: there is no token, so no API: {error:#}")).ok();
+    let desk = Arc::new((Desk::of(running), token));
+    let (seats, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
+    log::info!("admin: listening on {}", place(&settings));
+    loop {
+        while connections.try_join_next().is_some() {}
+        // Who comes when all seats are taken waits for one.
+        let Ok(seat) = seats.clone().acquire_owned().await else { return };
+        let desk = desk.clone();
+        let work = |stream: Box<dyn Stream>| async move {
+            timeout(LONGEST, converse(TokioIo::new(stream), desk)).await.ok();
+            drop(seat);
+        };
+        match &listener {
+            Listener::Unix(listener) => match listener.accept().await {
+                Ok((stream, _)) => drop(connections.spawn(work(Box::new(stream)))),
+                Err(_) => sleep(PAUSE).await,
+            },
+            Listener::Tcp(listener) => match listener.accept().await {
+                Ok((stream, _)) => drop(connections.spawn(work(Box::new(stream)))),
+                Err(_) => sleep(PAUSE).await,
+            },
+        }
+    }
+}
+
+fn place(settings: &Settings) -> String {
+    match &settings.admin.listen {
+        Listen::Tcp(address) => address.to_string(),
+        _ => format!("`{}`", socket(settings).display()),
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+async fn converse(stream: TokioIo<Box<dyn Stream>>, desk: Arc<(Desk, Option<String>)>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let desk = desk.clone();
+        async move { Ok::<_, Infallible>(respond(&request, &desk.0, desk.1.as_deref()).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_header_size(MAX_HEAD);
+    http.serve_connection(stream, service).await.ok();
+}
+
+async fn respond(request: &Request<Incoming>, desk: &Desk, token: Option<&str>) -> Response<Full<Bytes>> {
+    let call = Call::new(request.method().as_str(), request.uri().path(), request.uri().query().unwrap_or_default());
+    let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let reply = match call.is_open() || token::fits(token, brought) {
+        true => desk.answer(&call).await,
+        false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
+    };
+    let mut response = Response::new(Full::new(reply.body.into()));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.media));
+    response
+}

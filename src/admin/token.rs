@@ -1,0 +1,75 @@
+//! The secret that opens the API: random, made at the first start, readable by the gateway's user only.
+
+use super::beside;
+use crate::config::Settings;
+use anyhow::Context;
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+use subtle::ConstantTimeEq;
+
+/// Random bytes of it.
+const SIZE: usize = 32;
+
+/// The token of a gateway; made, if there is none.
+pub fn token(settings: &Settings) -> anyhow::Result<String> {
+    let path = beside(settings, "-token");
+    read(&path).with_context(|| format!("`{}`", path.display()))
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    match fs::read_to_string(path) {
+        Ok(text) if text.trim().len() >= SIZE => return Ok(text.trim().to_owned()),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        // What a power cut left of it is made anew.
+        _ => {}
+    }
+    let mut random = [0; SIZE];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::remove_file(path).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(format!("{text}\n").as_bytes())?;
+    file.sync_all()?;
+    Ok(text)
+}
+
+/// Whether what a request brought is the token. Nobody is let in where there is none.
+pub(super) fn fits(token: Option<&str>, brought: Option<&str>) -> bool {
+    let (Some(token), Some(brought)) = (token, brought.and_then(|value| value.strip_prefix("Bearer "))) else {
+        return false;
+    };
+    bool::from(token.as_bytes().ct_eq(brought.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn it_is_made_once_for_one_user_and_fits_itself_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db-token");
+        let token = read(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), token);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let right = format!("Bearer {token}");
+        for (known, brought, want) in [
+            (Some(token.as_str()), Some(right.as_str()), true),
+            (Some(&token), Some(&right[..right.len() - 1]), false),
+            (Some(&token), Some(token.as_str()), false),
+            (Some(&token), Some("Bearer "), false),
+            (Some(&token), None, false),
+            (None, Some("Bearer "), false),
+            (None, None, false),
+        ] {
+            assert_eq!(fits(known, brought), want, "{brought:?}");
+        }
+        fs::write(&path, "").unwrap();
+        assert_ne!(read(&path).unwrap(), token, "a torn one is made anew");
+    }
+}

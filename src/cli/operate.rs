@@ -1,0 +1,221 @@
+//! `tidegate status`, `ledger` and `dead`: what an operator sees and does.
+
+use super::{Format, columns, print};
+use crate::{admin::client, config};
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Which gateway, and how it is printed.
+#[derive(Args)]
+pub(super) struct Which {
+    /// The configuration of the gateway. If that does not run, its store is asked.
+    #[arg(short, long, default_value = "/etc/tidegate/tidegate.jsonc")]
+    config: PathBuf,
+    /// Output: `text` for people, `json` for programs.
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    format: String,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Dead {
+    /// List dead letters, the newest first.
+    ///
+    /// Example: tidegate dead ls --consumer sinks.cloud
+    Ls {
+        #[command(flatten)]
+        of: Of,
+        /// At most so many; up to 1000.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Show one dead letter whole, as JSON: the event with its envelope, and why it died.
+    ///
+    /// Example: tidegate dead show 12
+    Show {
+        /// Its number, as `dead ls` says.
+        id: i64,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Give dead letters back to the consumer that they failed at, and to no other; they keep their ids.
+    ///
+    /// One that fails again becomes a new letter. Letters that hold no event, since it could not be read, stay.
+    ///
+    /// Example: tidegate dead retry --consumer sinks.cloud
+    Retry {
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Drop dead letters for ever.
+    ///
+    /// Example: tidegate dead purge 12
+    Purge {
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// Dead letters of a consumer or topic.
+#[derive(Args)]
+pub(super) struct Of {
+    /// Only what failed at this consumer: `sinks.NAME`, `pipelines.NAME`.
+    #[arg(long)]
+    consumer: Option<String>,
+    /// Only events of this topic.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only letters with a smaller number.
+    #[arg(long)]
+    before: Option<i64>,
+}
+
+/// Dead letters that something is done with.
+#[derive(Args)]
+pub(super) struct Chosen {
+    /// The number of one letter, as `dead ls` says.
+    #[arg(required_unless_present_any = ["consumer", "topic", "before", "all"])]
+    id: Option<i64>,
+    #[command(flatten)]
+    of: Of,
+    /// All of them.
+    #[arg(long, conflicts_with_all = ["id", "consumer", "topic", "before"])]
+    all: bool,
+}
+
+impl Of {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let text = |name, value: &Option<String>| value.clone().map(|value| (name, value));
+        let before = self.before.map(|id| ("before", id.to_string()));
+        [text("consumer", &self.consumer), text("topic", &self.topic), before].into_iter().flatten().collect()
+    }
+}
+
+impl Chosen {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let mut query = self.of.query();
+        query.extend(self.id.map(|id| ("id", id.to_string())));
+        query.extend(self.all.then(|| ("all", "true".to_owned())));
+        query
+    }
+}
+
+impl Which {
+    fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+        let problem = |problem: config::Problem| anyhow::anyhow!("{problem}");
+        let text =
+            config::read(&self.config).map_err(problem).context("say which configuration with `--config FILE`")?;
+        let settings = config::settings(&self.config, &text).map_err(|mut problems| problem(problems.remove(0)))?;
+        let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        let mark = if pairs.is_empty() { "" } else { "?" };
+        client::ask(&settings, method, &format!("/api/v1{path}{mark}{}", pairs.join("&")))
+    }
+
+    /// Prints the answer, for people as `text` makes it.
+    fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        match Format::of(&self.format) {
+            Format::Json => print(&format!("{answer:#}\n")),
+            Format::Text => print(&text(answer)),
+        }
+    }
+}
+
+/// For the query of a URL.
+fn encode(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+pub(super) fn dead(what: &Dead) -> anyhow::Result<()> {
+    match what {
+        Dead::Ls { of, limit, which } => {
+            let mut query = of.query();
+            query.push(("limit", limit.to_string()));
+            which.show(&which.ask("GET", "/dead", &query)?, letters)
+        }
+        Dead::Show { id, which } => {
+            let answer = which.ask("GET", "/dead", &[("id", id.to_string())])?;
+            let letter = answer["letters"].get(0).with_context(|| format!("there is no dead letter {id}"))?;
+            print(&format!("{letter:#}\n"))
+        }
+        Dead::Retry { chosen, which } => {
+            let answer = which.ask("POST", "/dead/retry", &chosen.query())?;
+            which.show(&answer, |answer| {
+                let left = match answer["left"].as_u64() {
+                    Some(0) | None => String::new(),
+                    Some(left) => format!("; {left} stay: they hold no event, or their consumer is gone"),
+                };
+                format!("{} given back to their consumers{left}\n", answer["retried"])
+            })
+        }
+        Dead::Purge { chosen, which } => {
+            let answer = which.ask("POST", "/dead/purge", &chosen.query())?;
+            which.show(&answer, |answer| format!("{} dropped\n", answer["purged"]))
+        }
+    }
+}
+
+fn letters(answer: &Value) -> String {
+    let list = answer["letters"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if list.is_empty() {
+        return "no dead letters\n".into();
+    }
+    let names = ["id", "at", "consumer", "topic", "event_id", "reason"];
+    let mut rows = vec![["ID", "AT", "CONSUMER", "TOPIC", "EVENT", "REASON"].map(str::to_owned).to_vec()];
+    rows.extend(list.iter().map(|letter| names.iter().map(|name| cell(&letter[*name])).collect()));
+    format!("{}{} of {}\n", columns(&rows), list.len(), answer["count"])
+}
+
+/// A value in a line of a table: short, and without anything that a terminal would obey.
+fn cell(value: &Value) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect()
+}
+
+pub(super) fn ledger(which: &Which) -> anyhow::Result<()> {
+    which.show(&which.ask("GET", "/ledger", &[])?, |answer| table(&answer["ledger"]))
+}
+
+/// The ledger as a table; every row adds up.
+fn table(ledger: &Value) -> String {
+    let numbers = ["accepted", "delivered", "queued", "dead", "expired", "evicted", "offloaded"];
+    let mut rows =
+        vec![["topic", "consumer"].iter().chain(&numbers).map(|name| name.to_uppercase()).collect::<Vec<_>>()];
+    for row in ledger.as_array().into_iter().flatten() {
+        let names = ["topic", "consumer"].into_iter().chain(numbers);
+        rows.push(names.map(|name| cell(&row[name])).collect());
+    }
+    columns(&rows)
+}
+
+pub(super) fn status(which: &Which) -> anyhow::Result<()> {
+    which.show(&which.ask("GET", "/status", &[])?, |answer| {
+        let store = &answer["store"];
+        let size = crate::budget::Size(store["bytes"].as_u64().unwrap_or(0));
+        let mut text = match answer["running"] == json!(true) {
+            true => format!(
+                "gateway {} runs for {} s, took in {} events; store {size}, {} dead letters\n",
+                cell(&answer["gateway"]),
+                answer["seconds"],
+                answer["taken"],
+                store["dead_letters"]
+            ),
+            false => format!("no gateway runs; store {size}, {} dead letters\n", store["dead_letters"]),
+        };
+        text += &format!("clock {} ({})\n", cell(&answer["clock"]["time"]), cell(&answer["clock"]["quality"]));
+        for down in answer["down"].as_array().into_iter().flatten() {
+            text += &format!("down for {} s: {}: {}\n", down["seconds"], cell(&down["name"]), cell(&down["reason"]));
+        }
+        for held in answer["held"].as_array().into_iter().flatten() {
+            text += &format!("waits: {}: {}\n", cell(&held["name"]), cell(&held["why"]));
+        }
+        text + "\n" + &table(&answer["consumers"])
+    })
+}
