@@ -276,7 +276,7 @@ fn syntax_errors_name_the_place() {
         (
             "{\"a\": 1e999}",
             &[
-                "unknown field `a`, expected `gateway`, `store`, `topics`, `sources`, `pipelines`, `sinks` or `systems` (f:1:2)",
+                "unknown field `a`, expected `gateway`, `store`, `admin`, `topics`, `sources`, `pipelines`, `sinks` or `systems` (f:1:2)",
                 "a: `1e999` is not a number that can be held (f:1:7)",
             ],
         ),
@@ -303,6 +303,18 @@ fn fields_are_checked_where_they_stand() {
             "{\"store\": {\"disk\": {\"size\": 1}}}",
             &[
                 "store.disk: unknown field `size`, expected `high`, `low`, `soft`, `critical`, `events`, `free`, `when_full` or `offload` (f:1:21)",
+            ],
+        ),
+        (
+            "{\"admin\": {\"listen\": \"nowhere\"}}",
+            &[
+                "admin.listen: expected `unix`, `off`, or an address of this machine and a port, like `127.0.0.1:9797` instead of `nowhere` (f:1:22)",
+            ],
+        ),
+        (
+            "{\"admin\": {\"listen\": \"0.0.0.0:9797\"}}",
+            &[
+                "admin.listen: expected `unix`, `off`, or an address of this machine and a port, like `127.0.0.1:9797`: from elsewhere it is reached through SSH or a proxy with TLS (f:1:22)",
             ],
         ),
         ("{\"store\": {\"path\": \"\"}}", &["store.path: expected text, found an empty one (f:1:20)"]),
@@ -615,7 +627,7 @@ fn a_wrong_part_hides_nothing_in_the_others() {
     check(&[(
         r#"{"extra": 1, "sinks": {"a": {"type": "http", "url": "no"}, "b": {"type": "http"}, "c d": {"type": "http", "url": "no"}}}"#,
         &[
-            "unknown field `extra`, expected `gateway`, `store`, `topics`, `sources`, `pipelines` or `systems` (f:1:2)",
+            "unknown field `extra`, expected `gateway`, `store`, `admin`, `topics`, `sources`, `pipelines` or `systems` (f:1:2)",
             "sinks.a.url: `no` is not a URL (f:1:53)",
             "sinks.b: missing field `url` (f:1:65)",
             "sinks: expected a name of 1 to 64 letters, digits, `_`, `.` and `-`, found `c d` (f:1:83)",
