@@ -1,7 +1,7 @@
 //! The file: how it is opened, what is in it, how an older one is brought up to date and a newer one refused.
 
 use super::OpenError;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig};
 use std::{
     fs::File,
     os::unix::fs::FileExt,
@@ -59,6 +59,8 @@ const MIGRATIONS: &[&str] = &["
 /// Opens the writer's connection and brings the file up to date.
 pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
     let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    // Until the WAL is known to be on disk, nothing of it goes into the database: not at the end of an attempt either.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     let fresh = db.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get::<_, i64>(0))? == 0;
     if fresh {
         db.pragma_update(None, "page_size", PAGE_SIZE)?;
@@ -70,6 +72,10 @@ pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
     if version > MIGRATIONS.len() {
         return Err(OpenError::Newer { found: version, known: MIGRATIONS.len() });
     }
+    if let Some(path) = path {
+        write_again(path)?;
+    }
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     if path.is_some() {
         db.query_row("PRAGMA journal_mode=WAL", [], |r| r.get::<_, String>(0))?;
     }
@@ -85,9 +91,6 @@ pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
     }
     if path.is_some() {
         read_back(&db)?;
-    }
-    if let Some(path) = path {
-        write_again(path)?;
     }
     Ok(db)
 }
@@ -186,7 +189,6 @@ pub(super) fn limit(db: &Connection, wal: u64, full: bool) -> rusqlite::Result<(
 
 /// Leaves the WAL as it is when the connection ends.
 pub(super) fn keep_wal(db: &Connection) {
-    use rusqlite::config::DbConfig;
     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok();
 }

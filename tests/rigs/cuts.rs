@@ -120,6 +120,30 @@ fn power_cuts_after_failed_syncs_lose_nothing_that_was_acknowledged() {
     assert!(refusals > 20, "{refusals}");
 }
 
+/// What a failed sync left in the log may be read, but is not on the disk: as long as it cannot be written again, nothing of
+/// it may go into the database, where a power cut would leave half of it.
+#[test]
+fn a_log_that_cannot_be_written_again_is_left_alone() {
+    let Some(mount) = Mount::new(Disk::new(9)) else { return };
+    let orders = Orders { commits: 1000, ..Orders::new(mount.path().join("t.db"), 9) };
+    let mut life = Life::new();
+    life.watch(life.orders(&orders).start(&[]), LIMIT, |life| life.acked() > 500);
+    let seen = |name: &str| {
+        let disk = mount.disk();
+        let file = disk.names.iter().find(|((_, known), _)| *known == *name).map(|(_, file)| *file);
+        file.map(|file| disk.files[&file].seen.clone()).unwrap_or_default()
+    };
+    let before = (seen("t.db"), seen("t.db-wal"));
+    assert!(before.1.len() > 10_000 && life.acked() > 0, "{} {}", before.1.len(), life.last);
+    // As often as a start tries.
+    mount.disk().failing = 3;
+    assert!(start(&mut life, &orders).unwrap_err().starts_with("unopened"), "{}", life.last);
+    assert_eq!(mount.disk().failing, 0);
+    assert!((seen("t.db"), seen("t.db-wal")) == before, "the database was changed by a log that is not on the disk");
+    start(&mut life, &orders).unwrap();
+    assert_eq!(life.flaws, [""; 0]);
+}
+
 /// A database that is found broken only after it was opened is not set aside yet; when it is, this is 0.
 const BY_HAND: usize = 30;
 

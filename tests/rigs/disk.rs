@@ -66,6 +66,8 @@ pub struct Disk {
     unsynced: Vec<Naming>,
     next: u64,
     pub sync: Sync,
+    /// So many syncs of files fail, whatever else is said.
+    pub failing: u32,
     /// The power goes at this change, counted down.
     pub until_cut: Option<u64>,
     pub off: bool,
@@ -111,6 +113,7 @@ impl Disk {
             unsynced: Vec::new(),
             next: ROOT + 1,
             sync: Sync::Honest,
+            failing: 0,
             until_cut: None,
             off: false,
             changes: 0,
@@ -189,10 +192,12 @@ impl Disk {
         let ends =
             |end: &str| self.names.iter().any(|(name, id)| *id == file && name.1.to_string_lossy().ends_with(end));
         let file_of = self.files.get(&file)?;
+        let fails = !file_of.folder && self.failing > 0;
+        self.failing -= u32::from(fails);
         match self.sync {
             Sync::Lies => return Some(Ok(())),
             Sync::LiesFor(end) if ends(end) => return Some(Ok(())),
-            Sync::Fails if !file_of.folder && self.random.u8(0..12) == 0 => {
+            _ if fails || self.sync == Sync::Fails && !file_of.folder && self.random.u8(0..12) == 0 => {
                 let file = self.files.get_mut(&file)?;
                 for change in file.unsynced.drain(..) {
                     match change {
