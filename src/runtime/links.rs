@@ -15,6 +15,8 @@ struct Shared {
     down: Mutex<BTreeMap<String, Down>>,
     /// Who does not send, though it could, and why.
     held: Mutex<BTreeMap<String, String>>,
+    /// Whose turn it is to try what may kill the gateway.
+    turns: Arc<tokio::sync::Mutex<()>>,
     /// How often something that was down came up.
     returns: watch::Sender<u64>,
 }
@@ -45,6 +47,11 @@ impl Links {
             log::info!("{name}: up again after {seconds:.1} s and {attempts} failed attempts");
             self.0.returns.send_modify(|returns| *returns += 1);
         }
+    }
+
+    /// Held by who tries events that may kill the gateway: one at a time, so that the right one is blamed.
+    pub fn turns(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.0.turns.clone()
     }
 
     /// Tells whenever something that was down comes up.

@@ -402,7 +402,7 @@ async fn start_pipelines(
     for chain in &chains {
         consumers.push(register(store, &chain.name, &names(&chain.from), chain.start).await?);
     }
-    let (mut finishers, turns) = (Vec::new(), Arc::new(tokio::sync::Mutex::new(())));
+    let mut finishers = Vec::new();
     for (chain, consumer) in chains.into_iter().zip(consumers) {
         let mut memory = chain.memory();
         let owners: Vec<String> = memory.owners().map(str::to_owned).collect();
@@ -412,8 +412,7 @@ async fn start_pipelines(
         let (finisher, ending) = mpsc::channel(1);
         let reader = store.reader(consumer, &names(&chain.from));
         let (chain, store) = (Arc::new(chain), store.clone());
-        let pipeline =
-            pipeline::Pipeline { chain, consumer, reader, store, memory, ending, turns: turns.clone(), suspects: None };
+        let pipeline = pipeline::Pipeline { chain, consumer, reader, store, memory, ending, suspects: None };
         tasks.spawn(pipeline.run(stop.clone()));
         finishers.push(finisher);
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{Mutex, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, timeout},
 };
 
@@ -43,8 +43,6 @@ pub(super) struct Pipeline {
     pub store: Store,
     pub memory: Memory,
     pub ending: Finish,
-    /// Whose turn it is to try suspect events.
-    pub turns: Arc<Mutex<()>>,
     /// Those that are being tried.
     pub suspects: Option<Arc<Suspects>>,
 }
@@ -95,7 +93,9 @@ impl Pipeline {
     /// Does what was in progress when the gateway died, with a record of it; gives whether to go on. Where the record cannot
     /// be written it goes without.
     async fn try_suspects(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
-        let Ok(suspects) = Suspects::of(&self.store, &self.chain.name, &self.turns).await else { return true };
+        let Ok(suspects) = Suspects::of(&self.store, &self.chain.name, &self.chain.around.links).await else {
+            return true;
+        };
         let suspects = Arc::new(suspects);
         self.suspects = Some(suspects.clone());
         let most = if self.chain.reaches_out() { 1 } else { suspects.at_once(EVENTS) };

@@ -65,12 +65,12 @@ pub(super) struct Gathered {
     pub events: Vec<Event>,
     /// By lane, up to where.
     pub moves: BTreeMap<u16, Move>,
-    dead: Vec<Dead>,
+    pub dead: Vec<Dead>,
     pub bytes: usize,
     /// They wait for nothing.
-    urgent: bool,
+    pub urgent: bool,
     /// Where the reader stood before.
-    begun: Vec<(u16, u64)>,
+    pub begun: Vec<(u16, u64)>,
 }
 
 impl Outlet {
@@ -116,7 +116,9 @@ impl Outlet {
     /// Until the stop is signalled.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut backoff = Backoff::new(self.common.retry.initial.0, self.common.retry.max.0);
-        while self.turn(&mut backoff, &mut stop).await.is_continue() {}
+        if !self.store.died() || self.try_suspects(&mut backoff, &mut stop).await.is_continue() {
+            while self.turn(&mut backoff, &mut stop).await.is_continue() {}
+        }
         time::timeout(CLOSE, self.sink.close()).await.ok();
     }
 
@@ -150,6 +152,17 @@ impl Outlet {
             }
             Err(fault) => return self.pause(&fault, backoff, stop).await,
         };
+        self.send(gathered, live, backoff, stop).await
+    }
+
+    /// Delivers what may go of it, and commits that.
+    pub async fn send(
+        &mut self,
+        gathered: Gathered,
+        live: bool,
+        backoff: &mut Backoff,
+        stop: &mut watch::Receiver<bool>,
+    ) -> ControlFlow<()> {
         let Some(mut gathered) = self.admit(gathered, live) else { return ControlFlow::Continue(()) };
         let appends = self.late.as_ref().map_or_else(Vec::new, |late| late.treat(&mut gathered));
         self.gate.spend(gathered.events.len(), gathered.bytes);
@@ -191,7 +204,7 @@ impl Outlet {
     }
 
     /// Commits that a delivery is over.
-    async fn done(&mut self, gathered: Gathered, appends: Vec<Append>, live: bool) -> ControlFlow<()> {
+    pub async fn done(&mut self, gathered: Gathered, appends: Vec<Append>, live: bool) -> ControlFlow<()> {
         let Gathered { events, moves, dead, bytes, .. } = gathered;
         let mut step = Step { inner: true, appends, dead, ..Step::default() };
         if live {
@@ -359,7 +372,7 @@ impl Drop for Undo<'_> {
 }
 
 impl Gathered {
-    fn add(&mut self, lot: Lot, consumer: u32, name: &str) {
+    pub fn add(&mut self, lot: Lot, consumer: u32, name: &str) {
         let moved = self.moves.entry(lot.lane).or_insert(Move { consumer, lane: lot.lane, ..Move::default() });
         moved.to = lot.to;
         if let Some(stored) = lot.broken {

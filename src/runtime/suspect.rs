@@ -1,19 +1,26 @@
 //! An event that kills the gateway is found, and set aside, so that the others get on.
 //!
-//! After a death (not a power cut: the machine still runs) the events that a pipeline had in progress are suspect. They are
+//! After a death (not a power cut: the machine still runs) the events that a pipeline or sink had in progress are suspect. They are
 //! done once more, with a record on disk of which are being tried. If that kills the gateway again, they are tried in parts,
 //! and those of the part that does it in smaller ones; an event that was tried twice alone is set aside. Where processes reach
 //! outside, they are tried one by one from the start: it is there that something like this lurks, and the cost of a record is
 //! small beside what they do.
 
+use super::{
+    backoff::Backoff,
+    links::Links,
+    sink::{Gathered, Outlet},
+    step::letter,
+};
 use crate::{
+    clock,
     event::Event,
     store::{Put, Refusal, Step, Store},
 };
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, time::Duration};
 use tokio::{
-    sync::{Mutex, OwnedMutexGuard},
-    time::timeout,
+    sync::{OwnedMutexGuard, watch},
+    time::{sleep, timeout},
 };
 
 /// Who remembers what is being tried.
@@ -70,11 +77,11 @@ impl Trial {
 
 impl Suspects {
     /// Those of a consumer, once it is its turn.
-    pub async fn of(store: &Store, consumer: &str, turns: &Arc<Mutex<()>>) -> Result<Suspects, Refusal> {
+    pub async fn of(store: &Store, consumer: &str, links: &Links) -> Result<Suspects, Refusal> {
         let known = store.state(OWNER, consumer.as_bytes(), 1).await?;
         let own = known.iter().find(|(key, _)| key == consumer.as_bytes());
         let before = own.and_then(|(_, value)| Trial::from_bytes(value));
-        let _turn = timeout(TURN, turns.clone().lock_owned()).await.ok();
+        let _turn = timeout(TURN, links.turns().lock_owned()).await.ok();
         Ok(Suspects { store: store.clone(), consumer: consumer.to_owned(), before, _turn })
     }
 
@@ -105,5 +112,54 @@ impl Suspects {
     async fn note(&self, value: Option<Vec<u8>>) -> Result<(), Refusal> {
         let put = Put { owner: OWNER.into(), key: self.consumer.clone().into_bytes(), value };
         self.store.commit(Step { state: vec![put], inner: true, ..Step::default() }).await.map(drop)
+    }
+}
+
+impl Outlet {
+    /// Delivers what was in progress when the gateway died, with a record of it. Where the record cannot be written, or nothing
+    /// may go now, it goes without.
+    pub async fn try_suspects(&mut self, backoff: &mut Backoff, stop: &mut watch::Receiver<bool>) -> ControlFlow<()> {
+        let on = ControlFlow::Continue(());
+        let (all, bytes) = (self.common.batch.max as usize, self.common.batch.bytes.bytes());
+        let Ok(suspects) = Suspects::of(&self.store, &self.name, &self.links).await else { return on };
+        if self.gate.look(&clock::stamp()).floor > 0 {
+            return on;
+        }
+        let most = suspects.at_once(all);
+        let Ok(Some(first)) = self.reader.poll(all, bytes).await else { return on };
+        self.reader.rewind(first.lane, first.from);
+        while self.reader.position(first.lane).is_some_and(|at| at < first.to) && !*stop.borrow() {
+            let begun: Vec<(u16, u64)> = self.reader.positions().collect();
+            let Ok(Some(lot)) = self.reader.poll(most, bytes).await else { break };
+            let (lane, from, to) = (lot.lane, lot.from, lot.to);
+            let guilty = lot.events.first().is_some_and(|event| most == 1 && suspects.is_guilty(event));
+            let mut gathered = Gathered { begun, ..Gathered::default() };
+            gathered.add(lot, self.consumer, &self.name);
+            if guilty {
+                for event in std::mem::take(&mut gathered.events) {
+                    let (name, id) = (&self.name, event.id.text());
+                    log::error!("{name}: `{id}` has killed the gateway again and again and is set aside");
+                    gathered.dead.push(letter(name, &event, "the gateway died while it delivered it".into()));
+                }
+                gathered.moves.values_mut().for_each(|moved| moved.dead = to - from);
+                self.done(gathered, Vec::new(), false).await?;
+                continue;
+            }
+            if suspects.try_now(lane, from, to).await.is_err() {
+                self.reader.restore(&gathered.begun);
+                break;
+            }
+            let work = self.send(gathered, false, backoff, stop);
+            tokio::pin!(work);
+            tokio::select! {
+                done = &mut work => done?,
+                () = sleep(SURVIVED) => {
+                    suspects.forget().await;
+                    work.await?;
+                }
+            }
+        }
+        suspects.forget().await;
+        on
     }
 }

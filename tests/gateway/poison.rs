@@ -1,8 +1,20 @@
 //! An event that kills the gateway, whenever it is worked on.
 
-use crate::{exact::Plant, kit::Gateway};
+use crate::{
+    exact::Plant,
+    kit::{Gateway, LONG, folder, http, port, wait_for_port},
+};
 use serde_json::json;
-use std::{thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 #[test]
 fn an_event_that_kills_the_gateway_is_set_aside_and_the_others_get_on() {
@@ -34,4 +46,58 @@ fn an_event_that_kills_the_gateway_is_set_aside_and_the_others_get_on() {
         assert!(gateway.log().contains("`e10` has killed the gateway again and again and is set aside"));
         assert!(gateway.stop().success());
     }
+}
+
+/// An upstream whose answer to one event is the end of the gateway: so it is with an event that takes all memory.
+#[test]
+fn an_event_that_kills_the_gateway_while_it_is_delivered_is_set_aside_too() {
+    const EVENTS: u64 = 300;
+    let (dir, listen, cloud) = (folder(), port(), port());
+    let victim = Arc::new(AtomicU32::new(0));
+    let pid = victim.clone();
+    let upstream = http::Upstream::start(cloud, move |post| {
+        if post.body.contains("poison") {
+            Command::new("kill").args(["-9", &pid.load(Relaxed).to_string()]).status().unwrap();
+        }
+        200
+    });
+    let configuration = format!(
+        r#"{{ "sources": {{ "web": {{ "type": "http", "listen": "127.0.0.1:{listen}" }} }},
+  "sinks": {{ "cloud": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/", "from": ["web"], "batch": {{ "max": 100 }} }} }} }}"#
+    );
+    let start = || {
+        let gateway = Gateway::start(dir.path(), &configuration, &[]);
+        victim.store(gateway.pid(), Relaxed);
+        gateway
+    };
+    let mut gateway = start();
+    wait_for_port(listen);
+    let events = |range: std::ops::Range<u64>| -> String {
+        let name = |n| if n == EVENTS / 2 { "poison" } else { "good" };
+        let events: Vec<String> = range.map(|n| format!(r#"{{"n":{n},"v":"{}"}}"#, name(n))).collect();
+        format!("[{}]", events.join(","))
+    };
+    let url = format!("http://127.0.0.1:{listen}/v1/events");
+    assert_eq!(http::post(&url, &events(0..EVENTS)).unwrap().0, 202);
+    let arrived = || -> BTreeSet<u64> {
+        let posts = upstream.posts();
+        let whole = posts.iter().filter(|post| !post.body.contains("poison"));
+        whole.flat_map(http::Post::events).map(|event| event["n"].as_u64().unwrap()).collect()
+    };
+    let (begun, mut deaths) = (Instant::now(), 0);
+    while arrived().len() as u64 != EVENTS - 1 {
+        assert!(begun.elapsed() < LONG, "{} arrived, {deaths} deaths: {}", arrived().len(), gateway.log());
+        if gateway.has_ended() {
+            deaths += 1;
+            gateway = start();
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(gateway.log().contains("has killed the gateway again and again and is set aside"), "{}", gateway.log());
+    assert!((4..=6).contains(&deaths), "{deaths} deaths");
+    assert!(gateway.stop().success());
+    let (dead, ledger) = crate::refused::read(dir.path());
+    assert_eq!((dead.len(), dead[0].consumer.as_str()), (1, "sinks.cloud"));
+    assert!(String::from_utf8_lossy(&dead[0].body).contains("poison"));
+    assert_eq!((ledger[0].accepted, ledger[0].delivered, ledger[0].dead), (EVENTS, EVENTS - 1, 1));
 }
