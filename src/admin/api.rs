@@ -152,6 +152,13 @@ impl Desk {
                 json!({ "retried": done.retried, "left": done.left })
             }
             ("POST", "/dead/purge") => json!({ "purged": self.store.purge(&call.chosen()?).await? }),
+            ("POST", path) if pause_of(path).is_some() => {
+                let (name, paused) = pause_of(path).unwrap_or_default();
+                if !self.store.pause(name, paused).await? {
+                    return Err(Reply::problem(404, &format!("there is no consumer `{name:.80}`")));
+                }
+                json!({ "consumer": name, "paused": paused })
+            }
             (
                 _,
                 "/healthz" | "/readyz" | "/metrics" | "/status" | "/ledger" | "/dead" | "/dead/retry" | "/dead/purge",
@@ -172,6 +179,7 @@ impl Desk {
             "clock": { "time": clock::rfc3339(now.wall_ms), "quality": now.quality.name() },
             "store": { "bytes": bytes, "commits": commits, "dead_letters": self.store.count_letters(&Which::default()).await? },
             "consumers": self.store.ledger(),
+            "paused": self.store.paused(),
         });
         if let Some(running) = &self.running {
             let down = running.down().into_iter();
@@ -205,6 +213,12 @@ impl Desk {
         let full = self.store.is_full().then(|| "the store is full".to_owned());
         verdict("ready", &full.into_iter().collect::<Vec<_>>())
     }
+}
+
+/// `/consumers/NAME/pause` and `resume`.
+fn pause_of(path: &str) -> Option<(&str, bool)> {
+    let (name, what) = path.strip_prefix("/consumers/")?.rsplit_once('/')?;
+    matches!(what, "pause" | "resume").then_some((name, what == "pause"))
 }
 
 fn verdict(name: &str, wrong: &[String]) -> Reply {

@@ -108,6 +108,24 @@ enum Command {
         #[command(flatten)]
         which: operate::Which,
     },
+    /// Hold a pipeline or sink back: what it has in hand it finishes, the rest stays queued, also over restarts.
+    ///
+    /// Example: tidegate pause sinks.cloud
+    Pause {
+        /// `pipelines.NAME` or `sinks.NAME`.
+        consumer: String,
+        #[command(flatten)]
+        which: operate::Which,
+    },
+    /// Let a pipeline or sink go on that was paused.
+    ///
+    /// Example: tidegate resume sinks.cloud
+    Resume {
+        /// `pipelines.NAME` or `sinks.NAME`.
+        consumer: String,
+        #[command(flatten)]
+        which: operate::Which,
+    },
     /// List, show, retry and purge dead letters: events that a process failed or an upstream refused for good.
     ///
     /// Example: tidegate dead ls
@@ -236,6 +254,8 @@ pub fn main() -> ExitCode {
         }),
         Command::Status { which } => finish(operate::status(&which)),
         Command::Ledger { which } => finish(operate::ledger(&which)),
+        Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
+        Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))

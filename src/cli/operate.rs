@@ -179,6 +179,14 @@ fn cell(value: &Value) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect()
 }
 
+/// Holds a consumer back, or lets it go.
+pub(super) fn pause(name: &str, paused: bool, which: &Which) -> anyhow::Result<()> {
+    let what = if paused { "pause" } else { "resume" };
+    let answer = which.ask("POST", &format!("/consumers/{name}/{what}"), &[])?;
+    let text = if paused { "is held back until `tidegate resume`" } else { "goes on" };
+    which.show(&answer, |_| format!("{name} {text}\n"))
+}
+
 pub(super) fn ledger(which: &Which) -> anyhow::Result<()> {
     which.show(&which.ask("GET", "/ledger", &[])?, |answer| table(&answer["ledger"]))
 }
@@ -212,6 +220,9 @@ pub(super) fn status(which: &Which) -> anyhow::Result<()> {
         text += &format!("clock {} ({})\n", cell(&answer["clock"]["time"]), cell(&answer["clock"]["quality"]));
         for down in answer["down"].as_array().into_iter().flatten() {
             text += &format!("down for {} s: {}: {}\n", down["seconds"], cell(&down["name"]), cell(&down["reason"]));
+        }
+        for name in answer["paused"].as_array().into_iter().flatten() {
+            text += &format!("paused: {}\n", cell(name));
         }
         for held in answer["held"].as_array().into_iter().flatten() {
             text += &format!("waits: {}: {}\n", cell(&held["name"]), cell(&held["why"]));

@@ -143,6 +143,7 @@ impl Ahead {
     /// Whether it is the turn of live events.
     pub fn goes_first(&self, backlog: &Reader) -> bool {
         self.share.is_some()
+            && !backlog.is_paused()
             && self.reader.waiting().is_some()
             && backlog.waiting().is_none_or(|priority| priority < self.urgent && self.owed >= 0.0)
     }

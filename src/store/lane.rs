@@ -139,6 +139,8 @@ pub(super) struct View {
     pub eras: Arc<Eras>,
     /// Offloaded ranges that a reader has come to.
     pub wanted: BTreeSet<(u16, u64)>,
+    /// Consumers that are held back.
+    pub paused: BTreeSet<u32>,
 }
 
 /// What is committed, for everybody.

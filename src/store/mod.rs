@@ -14,6 +14,7 @@ mod highest;
 mod lane;
 mod load;
 mod offload;
+mod pause;
 mod reader;
 mod rows;
 mod schema;

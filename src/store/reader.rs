@@ -4,7 +4,7 @@ use super::{
     Refusal,
     dead::{origin, with_retries},
     eras::Eras,
-    lane::Shared,
+    lane::{Shared, View},
     rows::{self, Chunk, Read},
 };
 use crate::{
@@ -228,10 +228,22 @@ impl Reader {
         self.lanes.iter().map(|(lane, p)| (*lane, p.next))
     }
 
+    /// Whether an operator holds its consumer back.
+    pub fn is_paused(&self) -> bool {
+        self.held_by(&self.shared.view())
+    }
+
+    fn held_by(&self, view: &View) -> bool {
+        self.consumer.is_some_and(|consumer| view.paused.contains(&consumer))
+    }
+
     /// The lane to read next: something is there, and no lane of higher priority has anything. What lies in the object
     /// store is asked for, and not waited for here.
     fn waiting_lane(&self) -> Option<u16> {
         let mut view = self.shared.view();
+        if self.held_by(&view) {
+            return None;
+        }
         let mut wanted = Vec::new();
         let lane = self
             .lanes

@@ -8,7 +8,7 @@ use super::{
     lane::{Index, Shared},
     load::{closed, identity, load, note_closed, unreadable},
     offload::Errands,
-    schema,
+    pause, schema,
     seen::Seen,
     space::Space,
     step::Open,
@@ -103,6 +103,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     clock::set_steady(eras.steady_at_boot());
     let died = eras.began_before() && closed(&db)? != eras.start() - 1;
     let shared = Arc::new(Shared::new(store, died, &options, index.clone(), &eras));
+    shared.view().paused = pause::load(&db, &index)?;
     let (send, receive) = mpsc::channel();
     let trimmer = trim::Trimmer::default();
     let space = Space::new(&options, ballast.room());
