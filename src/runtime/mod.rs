@@ -10,6 +10,7 @@ mod governor;
 mod kick;
 mod late;
 mod links;
+mod memory;
 mod meter;
 mod notify;
 mod offload;
@@ -30,6 +31,7 @@ mod windows;
 
 pub use chain::StandIn;
 pub use flow::Flow;
+pub use memory::Sum;
 
 use crate::{
     config::{self, Settings, SinkPlan, SourcePlan, Start, WhenFull},
@@ -77,9 +79,11 @@ pub enum End {
 /// if `reload` says that there is a right configuration. With `stateless` nothing is stored: a source's events go
 /// through pipelines and sinks before it is answered. An error means exit code 1.
 pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyhow::Result<End> {
-    let mut signals = Signals::new()?;
+    let (mut plan, mut signals) = (plan, Signals::new()?);
+    let sum = Sum::of(&plan).map_err(|why| anyhow::anyhow!("gateway.memory: {why}"))?;
+    sum.fill_in(&mut plan);
     let store = tokio::select! {
-        store = open(&plan, stateless) => store?,
+        store = open(&plan, &sum, stateless) => store?,
         end = signals.next(|| {}, &reload) => return Ok(end),
     };
     let links = Links::default();
@@ -101,7 +105,7 @@ pub async fn run(plan: Plan, stateless: bool, reload: impl Fn() -> bool) -> anyh
             outlets.spawn(quiet_end(offload.run(), stopping.clone()));
         }
         start_sinks(plan.sinks, &plan.settings.gateway.id, &store, &links, &fatal, &stopping, &mut outlets).await?;
-        let around = Around { time: Time::Steady, links: links.clone(), stand_in: None };
+        let around = Around { time: Time::Steady, links: links.clone(), lot: sum.lot, stand_in: None };
         let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
         meters.extend(chains.iter().map(|chain| (chain.name.clone(), chain.meters().cloned().collect())));
         beats.extend(chains.iter().map(|chain| (chain.name.clone(), chain.beat.clone())));
@@ -231,8 +235,8 @@ fn is_ours(consumer: &str) -> bool {
 }
 
 /// Opens the store. A disk that is full or read-only is waited for.
-async fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
-    let options = options(plan, stateless);
+async fn open(plan: &Plan, sum: &Sum, stateless: bool) -> anyhow::Result<Store> {
+    let options = options(plan, sum, stateless);
     let place = options.path.as_ref().map_or_else(|| "memory".into(), |p| p.display().to_string());
     let mut waits = false;
     loop {
@@ -266,13 +270,16 @@ async fn register(store: &Store, name: &str, topics: &[Arc<str>], start: Start) 
     }
 }
 
-fn options(plan: &Plan, stateless: bool) -> Options {
+fn options(plan: &Plan, sum: &Sum, stateless: bool) -> Options {
     let settings = &plan.settings;
     let path = (!stateless).then(|| PathBuf::from(&settings.store.path));
     let keep = |t: &config::TopicSettings| Keep { age: t.keep.age.map(|s| s.0), bytes: t.keep.bytes.map(|s| s.0) };
     let (dedupe, disk) = (&settings.store.dedupe, &settings.store.disk);
     Options {
         path,
+        waiting: sum.waiting,
+        tails: sum.tails,
+        pools: sum.pools(settings.gateway.memory.is_some()),
         high: disk.high.0,
         low: disk.low().0,
         soft: disk.soft.map(|s| s.0),
@@ -291,7 +298,6 @@ fn options(plan: &Plan, stateless: bool) -> Options {
         },
         keep: settings.topics.iter().map(|(name, topic)| (name.clone(), keep(topic))).collect(),
         ttl: settings.topics.iter().filter_map(|(name, topic)| Some((name.clone(), topic.ttl?.0))).collect(),
-        ..Options::default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! A request's body, read within limits of size, time and memory.
 
 use super::answer::Problem;
+use crate::budget::{self, Pool};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
@@ -13,7 +14,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A body has arrived this long after its head.
 const WHOLE: Duration = Duration::from_secs(30);
@@ -25,15 +26,22 @@ const RATIO: usize = 200;
 /// Decompressed piece by piece, so that a bomb is noticed early.
 const PIECE: usize = 16 << 10;
 
-/// Memory that all bodies share.
+/// A request that brings nothing yet waits so long for memory; one that has begun is refused at once, so that no two wait
+/// for each other.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes of a body that are read at a time, about.
+const FIRST: usize = 16 << 10;
+
+/// Memory that all bodies share, and that all sources do.
 pub(super) struct Room {
     limit: usize,
     taken: AtomicUsize,
+    pool: Pool,
 }
 
 impl Room {
-    pub fn new(limit: usize) -> Self {
-        Room { limit, taken: AtomicUsize::new(0) }
+    pub fn new(limit: usize, pool: &Pool) -> Self {
+        Room { limit, taken: AtomicUsize::new(0), pool: pool.clone() }
     }
 }
 
@@ -41,21 +49,46 @@ impl Room {
 pub(super) struct Share<'a> {
     room: &'a Room,
     bytes: usize,
+    /// Twice as much: what is made of a body is as large once more.
+    drawn: budget::Share,
 }
 
 impl<'a> Share<'a> {
     pub fn of(room: &'a Room) -> Self {
-        Share { room, bytes: 0 }
+        Share { room, bytes: 0, drawn: room.pool.share() }
+    }
+
+    /// Waits for the memory of what is read first.
+    async fn begin(&mut self, bytes: u64) -> Result<(), Problem> {
+        let first = 2 * FIRST.min(usize::try_from(bytes).unwrap_or(FIRST));
+        let drawn = self.drawn.grow(first) || timeout(PATIENCE, self.drawn.wait(first)).await == Ok(true);
+        if drawn { Ok(()) } else { Err(crowded()) }
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         self.bytes += bytes;
-        if self.room.taken.fetch_add(bytes, Relaxed) + bytes > self.room.limit {
-            let detail = "too many requests wait for the disk; nothing was stored";
-            return Err(Problem::after(StatusCode::TOO_MANY_REQUESTS, 1, detail));
-        }
-        Ok(())
+        let over = self.room.taken.fetch_add(bytes, Relaxed) + bytes > self.room.limit;
+        if over || !self.draw((2 * self.bytes).saturating_sub(self.drawn.bytes())) { Err(crowded()) } else { Ok(()) }
     }
+
+    fn draw(&mut self, bytes: usize) -> bool {
+        bytes == 0 || self.drawn.grow(bytes)
+    }
+
+    /// Memory for what so many events take besides their bytes.
+    pub fn extra(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.draw(bytes) { Ok(()) } else { Err(crowded()) }
+    }
+
+    /// The body is gone, and so much is left of it.
+    pub fn settle(&mut self, bytes: usize) {
+        self.drawn.shrink(bytes);
+    }
+}
+
+fn crowded() -> Problem {
+    let detail = "too many requests wait for the disk; nothing was stored";
+    Problem::after(StatusCode::TOO_MANY_REQUESTS, 1, detail)
 }
 
 impl Drop for Share<'_> {
@@ -70,6 +103,8 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
     }
+    share.begin(body.size_hint().upper().unwrap_or(u64::MAX)).await?;
+    let size = body.size_hint().lower() as usize;
     let start = Instant::now();
     let (mut first, mut rest) = (Bytes::new(), Vec::new());
     loop {
@@ -93,6 +128,7 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
             first = data;
         } else {
             if rest.is_empty() {
+                rest.reserve_exact(size); // what is not written to takes no memory
                 rest.extend_from_slice(&first);
                 first = Bytes::new();
             }

@@ -17,7 +17,7 @@ use crate::{
     budget::Size,
     event::Batch,
     fault::Fault,
-    kind::{Intake, Kind, ParamsError, Source},
+    kind::{Intake, Kind, Need, ParamsError, Source},
     systems::tls::ServerTls,
 };
 use async_trait::async_trait;
@@ -44,7 +44,7 @@ pub const KIND: Kind<dyn Source> = Kind {
 /// The events of a request's body, for tests/fuzz; `packed` is a body that says it is gzip.
 #[doc(hidden)]
 pub fn taken(body: &[u8], packed: bool, id: Option<&str>, intake: &Intake) -> Option<Batch> {
-    let room = body::Room::new(1 << 20);
+    let room = body::Room::new(1 << 20, &intake.store().pools().events);
     let plain = match packed {
         true => body::gunzip(body, 1 << 20, &mut body::Share::of(&room)).ok()?,
         false => Bytes::copy_from_slice(body),
@@ -146,5 +146,12 @@ impl Source for Http {
         let listener = listener.map_err(|e| Fault::retry(format!("cannot listen on {}: {e}", self.listen)))?;
         log::info!("sources.{}: listening on {}", intake.topic(), self.listen);
         self.serve(listener, intake).await
+    }
+
+    fn need(&self) -> Need {
+        let Config { max_body, connections, tls, .. } = &self.config;
+        // A packed body, what it is unpacked to, and the batch.
+        let largest = 3 * max_body.bytes() + (64 << 10);
+        Need { fixed: 0, largest, connections: connections * listener::seat(tls.is_some()) }
     }
 }
