@@ -209,7 +209,8 @@ pub fn main() -> ExitCode {
             let (file, systems) = (file.display(), plan.systems.count());
             let systems = if systems == 0 { String::new() } else { format!(", {systems} systems") };
             let sum = runtime::Sum::of(&plan).map_err(anyhow::Error::msg)?;
-            let said = if plan.settings.gateway.memory.is_some() { "" } else { " (`gateway.memory` does not limit it)" };
+            let said =
+                if plan.settings.gateway.memory.is_some() { "" } else { " (`gateway.memory` does not limit it)" };
             let memory = columns(&sum.rows());
             print(&format!(
                 "{file}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks{systems}\nmemory{said}:\n{memory}"

@@ -35,6 +35,8 @@ pub struct Need {
     pub largest: usize,
     /// What all its connections draw together.
     pub connections: usize,
+    /// What it may keep for its clients.
+    pub kept: usize,
 }
 
 /// Where events go.

@@ -57,14 +57,16 @@ impl Sum {
         let said = plan.settings.gateway.memory.map(|size| size.bytes());
         let mut sum = Sum::sized(plan, said.unwrap_or(AMPLE));
         if said.is_none() {
-            sum.limit = sum.fixed() + UNSAID.max(2 * sum.largest());
+            sum.limit = sum.fixed().saturating_add(UNSAID.max(2 * sum.largest()));
         }
-        let least = sum.fixed() + 2 * sum.largest();
+        let least = sum.fixed().saturating_add(2 * sum.largest());
         if least > sum.limit { Err(sum.too_much(least)) } else { Ok(sum) }
     }
 
     fn sized(plan: &Plan, limit: usize) -> Sum {
-        let scaled = |full: usize, least: usize| (full as u64 * limit as u64 / AMPLE as u64).clamp(least as u64, full as u64) as usize;
+        let scaled = |full: usize, least: usize| {
+            (full as u64 * limit as u64 / AMPLE as u64).clamp(least as u64, full as u64) as usize
+        };
         let needs: Vec<Need> = plan.sources.iter().map(|source| source.source.need()).collect();
         // A batch that is larger than all that may wait is refused.
         let batch = needs.iter().map(|need| need.largest / 2).max().unwrap_or(0);
@@ -154,9 +156,8 @@ impl Sum {
     }
 
     fn too_much(&self, least: usize) -> String {
-        let intake = (self.largest() > 0).then(|| {
-            ("what comes in".to_owned(), 2 * self.largest(), "`max_body` and `max_packet` of sources")
-        });
+        let intake = (self.largest() > 0)
+            .then(|| ("what comes in".to_owned(), 2 * self.largest(), "`max_body` and `max_packet` of sources"));
         let mut parts: Vec<&Part> = self.parts.iter().chain(&intake).collect();
         parts.sort_by_key(|part| Reverse(part.1));
         let told = |(name, bytes, hint): &&Part| match *hint {
@@ -176,10 +177,15 @@ impl Sum {
     /// as is asked for where the memory is not said.
     pub fn pools(&self, said: bool) -> Pools {
         let left = self.left();
-        let asked = self.needs.iter().map(|need| need.connections).sum::<usize>();
-        let connections = if said { left / 8 * 3 } else { asked.max(left / 8 * 3) };
-        let kept = left / 8;
-        Pools { connections: Pool::new(connections), kept: Pool::new(kept), events: Pool::new(left / 2) }
+        let part = |part: usize, asked: fn(&Need) -> usize| {
+            let asked: usize = self.needs.iter().map(asked).sum();
+            Pool::new(if said { part } else { part.max(asked) })
+        };
+        Pools {
+            connections: part(left / 8 * 3, |need| need.connections),
+            kept: part(left / 8, |need| need.kept),
+            events: Pool::new(left / 2),
+        }
     }
 
     /// Fills in the sizes that the configuration does not say.
@@ -203,7 +209,11 @@ impl Sum {
 /// To a tenth of a MiB.
 fn size(bytes: usize) -> String {
     let tenths = (bytes as u64 * 10).div_ceil(MIB as u64);
-    if tenths.is_multiple_of(10) { format!("{}MiB", tenths / 10) } else { format!("{}.{}MiB", tenths / 10, tenths % 10) }
+    if tenths.is_multiple_of(10) {
+        format!("{}MiB", tenths / 10)
+    } else {
+        format!("{}.{}MiB", tenths / 10, tenths % 10)
+    }
 }
 
 impl fmt::Debug for Sum {

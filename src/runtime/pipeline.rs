@@ -200,7 +200,9 @@ impl Pipeline {
 
     /// Whether a step is to be committed as far as it is.
     pub fn is_enough(&self, begun: Instant, made: &Made) -> bool {
-        self.chain.alone || begun.elapsed() > LONGEST || made.bytes() + self.memory.unsettled() > HELD * self.chain.around.lot
+        self.chain.alone
+            || begun.elapsed() > LONGEST
+            || made.bytes() + self.memory.unsettled() > HELD * self.chain.around.lot
     }
 
     /// Runs one event through. At the stop it is dropped where it is, after a while.

@@ -386,7 +386,8 @@ async fn every_pipeline_is_known_before_the_first_one_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_makes_timers_early_or_late_and_no_more() {
     let now = Arc::new(AtomicI64::new(1_000_000));
-    let around = Around { time: Time::Still(now.clone()), links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
+    let around =
+        Around { time: Time::Still(now.clone()), links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
     let chain = Chain::parts(plan("clock", r#""processes": [{"type": "count"}]"#), &around).remove(0);
     let mut memory = chain.memory();
     let soon = Duration::from_millis(1500);

@@ -41,8 +41,14 @@ pub(super) struct Seen {
 
 impl Seen {
     pub fn load(db: &rusqlite::Connection, window: Window) -> rusqlite::Result<Self> {
-        let mut seen =
-            Seen { window, bodies: HashMap::new(), rows: VecDeque::new(), ids: VecDeque::new(), next_row: 1, open: HashMap::new() };
+        let mut seen = Seen {
+            window,
+            bodies: HashMap::new(),
+            rows: VecDeque::new(),
+            ids: VecDeque::new(),
+            next_row: 1,
+            open: HashMap::new(),
+        };
         let mut query = db.prepare("SELECT id, at, marks FROM seen ORDER BY id")?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {

@@ -88,7 +88,8 @@ impl<'a> Share<'a> {
 
 fn crowded() -> Problem {
     let detail = "too many requests wait for the disk; nothing was stored";
-    Problem::after(StatusCode::TOO_MANY_REQUESTS, 1, detail)
+    // Most of the body is not read, and will not be.
+    Problem::after(StatusCode::TOO_MANY_REQUESTS, 1, detail).closing()
 }
 
 impl Drop for Share<'_> {

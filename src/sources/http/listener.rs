@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 /// Bytes of a request's line and headers.
 const MAX_HEAD: usize = 16 << 10;
 /// Bytes read ahead per connection; a request's head must fit.
-const MAX_BUFFER: usize = 16 << 10;
+const MAX_BUFFER: usize = MAX_HEAD + (4 << 10);
 /// Bytes of a connection besides the bodies: what is read ahead, an answer, its task.
 const SEAT: usize = MAX_BUFFER + (8 << 10);
 /// And of one over TLS.

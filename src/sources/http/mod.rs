@@ -149,9 +149,11 @@ impl Source for Http {
     }
 
     fn need(&self) -> Need {
-        let Config { max_body, connections, tls, .. } = &self.config;
-        // A packed body, what it is unpacked to, and the batch.
+        let Config { max_body, waiting, connections, tls, .. } = &self.config;
+        // A packed body, what it is unpacked to, and the batch; or as much as somebody wants to wait.
         let largest = 3 * max_body.bytes() + (64 << 10);
-        Need { fixed: 0, largest, connections: connections * listener::seat(tls.is_some()) }
+        let wanted = if *waiting > Config::default().waiting { waiting.bytes() } else { 0 };
+        let connections = connections * listener::seat(tls.is_some());
+        Need { largest: largest.max(wanted), connections, ..Need::default() }
     }
 }

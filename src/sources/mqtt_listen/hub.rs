@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::{RwLock, oneshot};
 
 /// Bytes of messages that may wait for all clients together.
-const QUEUED: usize = 16 << 20;
+pub const QUEUED: usize = 16 << 20;
 /// Bytes that a connection takes besides what it brings: what is read ahead and put out, its task.
 const SEAT: usize = link::READ + link::IDLE + (4 << 10) + link::OUT_LEAST;
 /// And one over TLS.

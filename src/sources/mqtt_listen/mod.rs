@@ -105,9 +105,10 @@ impl Source for Listener {
     }
 
     fn need(&self) -> Need {
-        let Config { max_packet, max_connections, .. } = &self.config;
+        let Config { max_packet, max_connections, retained_bytes, .. } = &self.config;
         let largest = memory::WHOLE * max_packet.bytes() + (64 << 10);
-        Need { fixed: 256 << 10, largest, connections: max_connections * hub::seat(&self.config) }
+        let connections = max_connections * hub::seat(&self.config);
+        Need { fixed: 256 << 10, largest, connections, kept: retained_bytes.bytes() + hub::QUEUED }
     }
 }
 
