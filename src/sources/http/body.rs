@@ -77,6 +77,10 @@ impl<'a> Share<'a> {
 
     /// Memory for what so many events take besides their bytes.
     pub fn extra(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.drawn.bytes() + bytes > self.room.pool.limit() {
+            let detail = "so many events at once take more than the memory for all requests; nothing was stored";
+            return Err(Problem::too_large(detail));
+        }
         if self.draw(bytes) { Ok(()) } else { Err(crowded()) }
     }
 

@@ -88,3 +88,27 @@ impl Holding {
         self.pool.is_wanted()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_packet_keeps_its_memory_only_while_nobody_wants_it() {
+        let pool = Pool::new(300 << 10);
+        let (mut slow, mut next) = (Holding::new(&pool), Holding::new(&pool));
+        assert!(slow.begun(0, 50 << 10));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(!slow.is_slow(Instant::now()));
+        assert!(!next.begun(0, 50 << 10));
+        let wait = next.wait.as_mut().unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(2), wait).await.is_err());
+        assert!(slow.is_slow(Instant::now()));
+        drop(slow);
+        let share = next.wait.as_mut().unwrap().await;
+        assert!(next.take(share) && next.begun(0, 50 << 10));
+        assert!(!next.packet(0, 400 << 10) && !pool.is_wanted());
+        let never = next.wait.as_mut().unwrap().await;
+        assert!(!next.take(never), "it is more than the pool has");
+    }
+}
