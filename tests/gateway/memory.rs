@@ -44,7 +44,7 @@ fn status_kib(pid: u32, field: &str) -> u64 {
 }
 
 fn configuration(rig: &Rig, memory: &str, waiting: &str) -> String {
-    rig.configuration_with(r#""store": { "disk": { "high": "24MiB" } }"#)
+    rig.configuration_with(r#""store": { "disk": { "high": "48MiB" } }"#)
         .replace(r#""id": "rig""#, &format!(r#""id": "rig", "memory": "{memory}""#))
         .replace(r#""type": "http", "listen""#, &format!(r#""type": "http", "waiting": "{waiting}", "listen""#))
 }

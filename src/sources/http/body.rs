@@ -26,11 +26,10 @@ const RATIO: usize = 200;
 /// Decompressed piece by piece, so that a bomb is noticed early.
 const PIECE: usize = 16 << 10;
 
-/// A request that brings nothing yet waits so long for memory; one that has begun is refused at once, so that no two wait
-/// for each other.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of a body that are read at a time, about.
-const FIRST: usize = 16 << 10;
+/// A request waits so long for memory, in all. Those that have some may wait for each other, so this also ends such a knot.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Memory that a request draws first.
+const FIRST: usize = 32 << 10;
 
 /// Memory that all bodies share, and that all sources do.
 pub(super) struct Room {
@@ -51,37 +50,46 @@ pub(super) struct Share<'a> {
     bytes: usize,
     /// Twice as much: what is made of a body is as large once more.
     drawn: budget::Share,
+    patience: Duration,
 }
 
 impl<'a> Share<'a> {
     pub fn of(room: &'a Room) -> Self {
-        Share { room, bytes: 0, drawn: room.pool.share() }
+        Share { room, bytes: 0, drawn: room.pool.share(), patience: PATIENCE }
     }
 
-    /// Waits for the memory of what is read first.
-    async fn begin(&mut self, bytes: u64) -> Result<(), Problem> {
-        let first = 2 * FIRST.min(usize::try_from(bytes).unwrap_or(FIRST));
-        let drawn = self.drawn.grow(first) || timeout(PATIENCE, self.drawn.wait(first)).await == Ok(true);
-        if drawn { Ok(()) } else { Err(crowded()) }
-    }
-
-    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+    /// Waits for the memory of so many bytes more, of `all` that are said to come.
+    async fn grow(&mut self, bytes: usize, all: usize) -> Result<(), Problem> {
         self.bytes += bytes;
-        let over = self.room.taken.fetch_add(bytes, Relaxed) + bytes > self.room.limit;
-        if over || !self.draw((2 * self.bytes).saturating_sub(self.drawn.bytes())) { Err(crowded()) } else { Ok(()) }
+        if self.room.taken.fetch_add(bytes, Relaxed) + bytes > self.room.limit {
+            return Err(crowded());
+        }
+        let drawn = self.drawn.bytes();
+        if drawn > 0 && 2 * self.bytes <= drawn {
+            return Ok(());
+        }
+        // Doubled, so that a large body waits a few times, and a slow one has no more than it has sent.
+        let ahead = (2 * drawn).max(FIRST).min(all.saturating_mul(2));
+        self.draw(ahead.max(2 * self.bytes).saturating_sub(drawn).min(self.room.pool.limit() - drawn)).await
     }
 
-    fn draw(&mut self, bytes: usize) -> bool {
-        bytes == 0 || self.drawn.grow(bytes)
+    async fn draw(&mut self, bytes: usize) -> Result<(), Problem> {
+        if bytes == 0 || self.drawn.grow(bytes) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let drawn = timeout(self.patience, self.drawn.wait(bytes)).await;
+        self.patience = self.patience.saturating_sub(begun.elapsed());
+        if drawn == Ok(true) { Ok(()) } else { Err(crowded()) }
     }
 
-    /// Memory for what so many events take besides their bytes.
-    pub fn extra(&mut self, bytes: usize) -> Result<(), Problem> {
+    /// Memory for what events take besides their bytes.
+    pub async fn extra(&mut self, bytes: usize) -> Result<(), Problem> {
         if self.drawn.bytes() + bytes > self.room.pool.limit() {
             let detail = "so many events at once take more than the memory for all requests; nothing was stored";
             return Err(Problem::too_large(detail));
         }
-        if self.draw(bytes) { Ok(()) } else { Err(crowded()) }
+        self.draw(bytes).await
     }
 
     /// The body is gone, and so much is left of it.
@@ -108,8 +116,9 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
     }
-    share.begin(body.size_hint().upper().unwrap_or(u64::MAX)).await?;
     let size = body.size_hint().lower() as usize;
+    let all = body.size_hint().upper().map_or(max, |bytes| usize::try_from(bytes).unwrap_or(max));
+    share.grow(0, all).await?;
     let start = Instant::now();
     let (mut first, mut rest) = (Bytes::new(), Vec::new());
     loop {
@@ -125,7 +134,7 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
             }
         };
         let Ok(data) = frame.into_data() else { continue }; // trailers say nothing here
-        share.grow(data.len())?;
+        share.grow(data.len(), all).await?;
         if got + data.len() > max {
             return Err(too_large());
         }
@@ -144,7 +153,7 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
 }
 
 /// Decompresses a body.
-pub(super) fn gunzip(packed: &[u8], max: usize, share: &mut Share<'_>) -> Result<Bytes, Problem> {
+pub(super) async fn gunzip(packed: &[u8], max: usize, share: &mut Share<'_>) -> Result<Bytes, Problem> {
     let mut reader = MultiGzDecoder::new(packed);
     let (mut out, mut piece) = (Vec::new(), vec![0; PIECE]);
     loop {
@@ -153,7 +162,7 @@ pub(super) fn gunzip(packed: &[u8], max: usize, share: &mut Share<'_>) -> Result
             Ok(n) => n,
             Err(error) => return Err(Problem::bad_request(format!("the body is not gzip as it should be: {error}"))),
         };
-        share.grow(n)?;
+        share.grow(n, usize::MAX).await?;
         let size = out.len() + n;
         if size > max {
             return Err(Problem::too_large(format!(

@@ -26,7 +26,12 @@ use listener::Seats;
 use request::Desk;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 use tokio::net::TcpListener;
 
 pub const KIND: Kind<dyn Source> = Kind {
@@ -45,8 +50,13 @@ pub const KIND: Kind<dyn Source> = Kind {
 #[doc(hidden)]
 pub fn taken(body: &[u8], packed: bool, id: Option<&str>, intake: &Intake) -> Option<Batch> {
     let room = body::Room::new(1 << 20, &intake.store().pools().events);
+    let mut share = body::Share::of(&room);
     let plain = match packed {
-        true => body::gunzip(body, 1 << 20, &mut body::Share::of(&room)).ok()?,
+        // It waits for memory only, of which there is enough.
+        true => match pin!(body::gunzip(body, 1 << 20, &mut share)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(plain) => plain.ok()?,
+            Poll::Pending => return None,
+        },
         false => Bytes::copy_from_slice(body),
     };
     parse::events(&plain, &parse::About { key: "", id }, intake).ok()

@@ -72,11 +72,11 @@ impl Desk {
         let mut share = Share::of(&self.room);
         let mut bytes = body::read(body, self.max_body, &mut share).await?;
         if gzip {
-            bytes = body::gunzip(&bytes, self.max_body, &mut share)?;
+            bytes = body::gunzip(&bytes, self.max_body, &mut share).await?;
         }
         let about = About { key: &key, id };
         let extra = parse::extra(&bytes, &about, &self.intake);
-        share.extra(extra)?;
+        share.extra(extra).await?;
         let batch = parse::events(&bytes, &about, &self.intake)?;
         drop(bytes);
         share.settle(batch.bytes() + extra);
