@@ -7,14 +7,14 @@ use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::{
     StatusCode,
-    body::{Body, Incoming},
+    body::{Body, Frame, Incoming},
 };
 use std::{
     io::Read,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 
 /// A body has arrived this long after its head.
 const WHOLE: Duration = Duration::from_secs(30);
@@ -26,10 +26,14 @@ const RATIO: usize = 200;
 /// Decompressed piece by piece, so that a bomb is noticed early.
 const PIECE: usize = 16 << 10;
 
-/// A request waits so long for memory, in all. Those that have some may wait for each other, so this also ends such a knot.
+/// A request waits so long for memory, in all.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Memory that a request draws first.
-const FIRST: usize = 32 << 10;
+/// Of a body, so much is read before the memory for all of it is drawn: who sends nothing has none.
+const FIRST: usize = 8 << 10;
+/// Who has it keeps this pace, in bytes per second, if others wait for memory.
+const FAIR: u64 = 16 << 10;
+/// Whether they do is looked at so often.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Memory that all bodies share, and that all sources do.
 pub(super) struct Room {
@@ -68,9 +72,14 @@ impl<'a> Share<'a> {
         if drawn > 0 && 2 * self.bytes <= drawn {
             return Ok(());
         }
-        // Doubled, so that a large body waits a few times, and a slow one has no more than it has sent.
-        let ahead = (2 * drawn).max(FIRST).min(all.saturating_mul(2));
-        self.draw(ahead.max(2 * self.bytes).saturating_sub(drawn).min(self.room.pool.limit() - drawn)).await
+        // All of it at once: if each had a part, none could go on.
+        let want = if self.bytes <= FIRST { all.min(FIRST) } else { all.max(self.bytes) };
+        self.draw((2 * want).saturating_sub(drawn)).await
+    }
+
+    /// Whether others wait for what this has drawn.
+    fn is_wanted(&self) -> bool {
+        self.bytes > FIRST && self.room.pool.is_wanted()
     }
 
     async fn draw(&mut self, bytes: usize) -> Result<(), Problem> {
@@ -124,7 +133,7 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
     loop {
         let got = first.len() + rest.len();
         let pace = START + Duration::from_secs(got as u64 / PACE);
-        let frame = match timeout_at(start + pace.min(WHOLE), body.frame()).await {
+        let frame = match frame(&mut body, share, start, pace.min(WHOLE), got as u64).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(Problem::bad_request(format!("the body does not end well: {error}"))),
@@ -149,7 +158,26 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
             rest.extend_from_slice(&data);
         }
     }
+    share.settle(2 * (first.len() + rest.len()));
     Ok(if rest.is_empty() { first } else { rest.into() })
+}
+
+/// The next piece, within `limit` after the start; sooner if others wait for memory.
+async fn frame(
+    body: &mut Incoming,
+    share: &Share<'_>,
+    start: Instant,
+    limit: Duration,
+    got: u64,
+) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Elapsed> {
+    let fair = START + Duration::from_secs(got / FAIR);
+    loop {
+        let look = Instant::now() + LOOK;
+        match timeout_at(look.min(start + limit), body.frame()).await {
+            Err(_) if start.elapsed() < limit && !(share.is_wanted() && start.elapsed() > fair) => {}
+            ended => return ended,
+        }
+    }
 }
 
 /// Decompresses a body.
@@ -162,7 +190,7 @@ pub(super) async fn gunzip(packed: &[u8], max: usize, share: &mut Share<'_>) -> 
             Ok(n) => n,
             Err(error) => return Err(Problem::bad_request(format!("the body is not gzip as it should be: {error}"))),
         };
-        share.grow(n, usize::MAX).await?;
+        share.grow(n, packed.len() + max.min(RATIO * packed.len())).await?;
         let size = out.len() + n;
         if size > max {
             return Err(Problem::too_large(format!(

@@ -160,8 +160,8 @@ impl Source for Http {
 
     fn need(&self) -> Need {
         let Config { max_body, waiting, connections, tls, .. } = &self.config;
-        // A packed body, what it is unpacked to, and the batch; or as much as somebody wants to wait.
-        let largest = 3 * max_body.bytes() + (64 << 10);
+        // A body as it came, what it is unpacked to, and the batch; or as much as somebody wants to wait.
+        let largest = 4 * max_body.bytes() + (64 << 10);
         let wanted = if *waiting > Config::default().waiting { waiting.bytes() } else { 0 };
         let connections = connections * listener::seat(tls.is_some());
         Need { largest: largest.max(wanted), connections, ..Need::default() }
