@@ -2,7 +2,17 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::Semaphore;
 
 /// A number of bytes, written `"64KiB"`, `"1MB"`, `"512"` or as a bare number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +109,142 @@ impl fmt::Display for Span {
     }
 }
 
+/// Bytes that many share. What comes in is drawn before it is buffered, and given back when it is done with; who finds none
+/// waits or is refused.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    limit: usize,
+    room: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Pool {
+    /// At most 256 MiB on a machine of 32 bits.
+    pub fn new(limit: usize) -> Self {
+        let limit = limit.min(Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize);
+        Pool { limit, room: Arc::new(Semaphore::new(limit)), waiting: Arc::default() }
+    }
+
+    /// Bytes in all.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Bytes that are drawn.
+    pub fn used(&self) -> usize {
+        self.limit - self.room.available_permits().min(self.limit)
+    }
+
+    /// Whether somebody waits.
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
+    /// Nothing yet, to be grown.
+    pub fn share(&self) -> Share {
+        Share { pool: self.clone(), bytes: 0 }
+    }
+
+    /// So many bytes at once, if they are there.
+    pub fn draw(&self, bytes: usize) -> Option<Share> {
+        let mut share = self.share();
+        share.grow(bytes).then_some(share)
+    }
+}
+
+/// What sources draw from, each for its own: so that neither idle connections nor what is kept for absent clients takes the
+/// room that events need to come in.
+#[derive(Clone, Debug)]
+pub struct Pools {
+    /// Connections, each with what it reads ahead.
+    pub connections: Pool,
+    /// Messages that are kept for clients: retained, or not yet acknowledged by them.
+    pub kept: Pool,
+    /// Requests, packets and batches until the disk has them.
+    pub events: Pool,
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        let pool = || Pool::new(256 << 20);
+        Pools { connections: pool(), kept: pool(), events: pool() }
+    }
+}
+
+/// Somebody's part of a pool, given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    pool: Pool,
+    bytes: usize,
+}
+
+impl Share {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Draws more, all or nothing; gives whether it was there.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let permit = u32::try_from(bytes).ok().and_then(|n| self.pool.room.try_acquire_many(n).ok());
+        permit.is_some_and(|permit| {
+            permit.forget();
+            self.bytes += bytes;
+            true
+        })
+    }
+
+    /// As `grow`, but waits until it is there, in the order of asking; what is more than the whole pool never is. Dropping
+    /// the future draws nothing.
+    pub async fn wait(&mut self, bytes: usize) -> bool {
+        if bytes > self.pool.limit {
+            return false;
+        }
+        let waits = Waits::new(&self.pool.waiting);
+        let permit = self.pool.room.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
+        drop(waits);
+        permit.is_ok_and(|permit| {
+            permit.forget();
+            self.bytes += bytes;
+            true
+        })
+    }
+
+    /// Takes over what another has drawn from the same pool.
+    pub fn absorb(&mut self, mut other: Share) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Gives back what is over so many bytes.
+    pub fn shrink(&mut self, bytes: usize) {
+        if self.bytes > bytes {
+            self.pool.room.add_permits(self.bytes - bytes);
+            self.bytes = bytes;
+        }
+    }
+}
+
+/// Counts who waits, for as long as it does.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Waits(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
+}
+
 /// Text or a bare number, read by `FromStr`; shared by both types.
 fn read<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(de: D) -> Result<T, D::Error> {
     struct Text<T>(std::marker::PhantomData<T>);
@@ -186,5 +332,38 @@ mod tests {
         for text in ["250ms", "90s", "7d", "6h"] {
             assert_eq!(text.parse::<Span>().map(|s| s.to_string()).as_deref(), Ok(text));
         }
+    }
+
+    #[tokio::test]
+    async fn a_pool_gives_what_it_has_and_takes_it_back() {
+        let pool = Pool::new(100);
+        let mut one = pool.draw(60).unwrap();
+        assert!(pool.draw(41).is_none() && !one.grow(41) && !one.wait(101).await);
+        assert_eq!((pool.used(), one.bytes()), (60, 60));
+        let mut other = pool.share();
+        {
+            let waits = other.wait(70);
+            tokio::pin!(waits);
+            assert!(soon(&mut waits).await.is_none());
+            // Who waits is not overtaken, however little the other wants.
+            assert!(pool.draw(1).is_none() && pool.is_wanted());
+            one.shrink(30);
+            assert_eq!(soon(&mut waits).await, Some(true));
+        }
+        assert_eq!((pool.used(), other.bytes()), (100, 70));
+        drop(other);
+        {
+            let mut third = pool.share();
+            let waits = third.wait(80);
+            tokio::pin!(waits);
+            assert!(soon(&mut waits).await.is_none());
+        }
+        assert_eq!((pool.used(), pool.is_wanted()), (30, false), "who stopped waiting has nothing");
+        drop(one);
+        assert_eq!(pool.used(), 0);
+    }
+
+    async fn soon<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+        tokio::time::timeout(Duration::from_millis(1), future).await.ok()
     }
 }

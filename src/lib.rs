@@ -24,7 +24,8 @@
 //!
 //! # The code, in reading order
 //!
-//! - [`fault`], [`budget`] and [`clock`] are small: what to do after a failure; sizes and spans; the only wall clock.
+//! - [`fault`], [`budget`] and [`clock`] are small: what to do after a failure; sizes, spans and the memory that sources share; the
+//!   only wall clock.
 //! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
 //!   to the log.
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
@@ -72,6 +73,8 @@
 //!   an object is deleted only after the transaction that brought its rows back.
 //! - A full disk never ends the gateway: nothing that makes room needs a block that is not ours already.
 //! - Every buffer, queue, request and connection has a limit. A full one makes the producer wait or refuses it clearly.
+//! - All of them together have one (`gateway.memory`): `runtime::memory` adds up what is held whatever comes, and sources draw what
+//!   comes in from the rest ([`budget::Pools`]) before they buffer it. No consumer draws from there: what is drawn comes back.
 //! - Nothing is opened, connected or started before the whole configuration is right.
 //!
 //! # What is absent

@@ -9,7 +9,7 @@ use crate::{
 };
 use serde_json::{Value, json, value::RawValue};
 use std::{collections::BTreeMap, time::Duration};
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 
 /// Dead letters in one answer, if it does not say otherwise, and at most.
 const LETTERS: usize = 100;
@@ -112,21 +112,24 @@ pub struct Desk {
     store: Store,
     /// `None` where no gateway runs.
     running: Option<Running>,
+    /// One answer is made at a time: it may take some memory.
+    turn: Mutex<()>,
 }
 
 impl Desk {
     /// Of a gateway that runs.
     pub fn of(running: Running) -> Desk {
-        Desk { store: running.store().clone(), running: Some(running) }
+        Desk { store: running.store().clone(), running: Some(running), turn: Mutex::default() }
     }
 
     /// Of a store whose gateway does not run.
     pub fn of_store(store: Store) -> Desk {
-        Desk { store, running: None }
+        Desk { store, running: None, turn: Mutex::default() }
     }
 
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
+        let _turn = if call.is_open() { None } else { Some(self.turn.lock().await) };
         self.result(call).await.unwrap_or_else(|refused| refused)
     }
 

@@ -62,6 +62,9 @@ enum Command {
     },
     /// Check a configuration: every error with its line and column, exit code 78 if there is one.
     ///
+    /// Also adds up how much memory its parts may take at most, beside some 12 MiB for the program itself. What does not fit
+    /// into `gateway.memory` is an error.
+    ///
     /// Example: tidegate check /etc/tidegate/tidegate.jsonc
     Check {
         /// The configuration.
@@ -245,7 +248,13 @@ pub fn main() -> ExitCode {
             let (sources, pipelines, sinks) = (plan.sources.len(), plan.pipelines.len(), plan.sinks.len());
             let (file, systems) = (file.display(), plan.systems.count());
             let systems = if systems == 0 { String::new() } else { format!(", {systems} systems") };
-            print(&format!("{file}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks{systems}\n"))
+            let sum = runtime::Sum::of(&plan).map_err(anyhow::Error::msg)?;
+            let said =
+                if plan.settings.gateway.memory.is_some() { "" } else { " (`gateway.memory` does not limit it)" };
+            let memory = columns(&sum.rows());
+            print(&format!(
+                "{file}: ok: {sources} sources, {pipelines} pipelines, {sinks} sinks{systems}\nmemory{said}:\n{memory}"
+            ))
         }),
         Command::Test { file, pipeline, format } => load(&file, |plan, _| {
             let changed = |_| anyhow::anyhow!("the configuration changed");
@@ -346,7 +355,11 @@ fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> E
 /// What a configuration file says, with warnings; or all that is wrong with it.
 fn loaded(file: &Path) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
     let text = config::read(file).map_err(|problem| vec![problem])?;
-    config::load(file, &text, &catalogue())
+    let (plan, warnings) = config::load(file, &text, &catalogue())?;
+    match runtime::Sum::of(&plan) {
+        Ok(_) => Ok((plan, warnings)),
+        Err(why) => Err(vec![config::found(file, &text, "gateway.memory", why)]),
+    }
 }
 
 /// Loads a configuration, shows what is wrong with it, and goes on if nothing is.

@@ -69,6 +69,15 @@ pub fn load<S: ?Sized, P: ?Sized, K: ?Sized>(
     load_with(file, text, catalogue, &|reference| interpolate::resolve(reference, &|name| std::env::var_os(name)))
 }
 
+/// A problem that what `load` gave turned out to have, at its place in the text.
+pub fn found(file: &Path, text: &str, path: &str, message: String) -> Problem {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut report = Report::new(file.display().to_string(), text);
+    let outside = |reference: &str| interpolate::resolve(reference, &|name| std::env::var_os(name));
+    let at = tree::parse(text, &outside, &mut report).map_or(0, |root| root.locate(path));
+    report.place(&Finding { path: path.to_owned(), at, message })
+}
+
 #[allow(clippy::type_complexity)]
 fn load_with<S: ?Sized, P: ?Sized, K: ?Sized>(
     file: &Path,

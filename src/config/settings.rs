@@ -32,6 +32,11 @@ pub struct GatewaySettings {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(extend("pattern" = NAME, "title" = NAME_FORM))]
     pub id: String,
+    /// How much memory events, requests, connections and caches may take together, beside some 12 MiB for the program itself.
+    /// Sources make their producers wait, or refuse them, rather than take more; a configuration whose parts cannot fit is
+    /// wrong. `tidegate check` adds it up. Without it: what the parts need, and 160 MiB for what comes in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
 }
 
 /// A name: of a topic, a consumer, a gateway.
@@ -294,15 +299,22 @@ pub struct Batch {
     /// so that alarms get through.
     #[schemars(range(min = 1, max = 10_000))]
     pub max: u32,
-    /// Bytes in one delivery at most; a single larger event goes alone.
-    pub bytes: Size,
+    /// Bytes in one delivery at most; a single larger event goes alone. Without it: 256 KiB, less with a small
+    /// `gateway.memory`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Size>,
     /// How long to wait for a batch to fill.
     pub wait: Span,
 }
 
+impl Batch {
+    /// Bytes in one delivery, if nothing says otherwise.
+    pub const BYTES: usize = 256 << 10;
+}
+
 impl Default for Batch {
     fn default() -> Self {
-        Batch { max: 1000, bytes: Size(256 << 10), wait: Span::millis(0) }
+        Batch { max: 1000, bytes: None, wait: Span::millis(0) }
     }
 }
 
@@ -360,9 +372,10 @@ pub struct PipelineSettings {
     /// Whether `workers` never work on two events of the same key at once.
     #[serde(default)]
     pub per_key: bool,
-    /// How much its processes may remember; an event that needs more is failed.
-    #[serde(default = "state")]
-    pub state: Size,
+    /// How much its processes may remember; an event that needs more is failed. Without it: 8 MiB, less with a small
+    /// `gateway.memory`.
+    #[serde(default)]
+    pub state: Option<Size>,
     /// Tests of this pipeline, for `tidegate test`.
     #[serde(default)]
     pub tests: Vec<Case>,
@@ -372,8 +385,9 @@ fn one() -> u32 {
     1
 }
 
-fn state() -> Size {
-    Size(8 << 20)
+impl PipelineSettings {
+    /// Bytes that processes may remember, if nothing says otherwise.
+    pub const STATE: usize = 8 << 20;
 }
 
 /// What every process has besides its own fields.

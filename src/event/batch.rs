@@ -96,6 +96,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// With room for so many bytes.
+    pub fn with_room(bytes: usize) -> Self {
+        Batch { data: Vec::with_capacity(bytes), ..Batch::default() }
+    }
+
     /// Number of events.
     pub fn len(&self) -> usize {
         self.count as usize
@@ -109,6 +114,11 @@ impl Batch {
     /// Bytes it takes in memory and in the log, before compression.
     pub fn bytes(&self) -> usize {
         self.data.len()
+    }
+
+    /// Bytes that it takes in memory, with what it has room for.
+    pub(crate) fn memory(&self) -> usize {
+        self.data.capacity() + self.marks.capacity() * size_of::<Mark>()
     }
 
     /// The events that brought an id of their own: index and id, in order.

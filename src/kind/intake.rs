@@ -15,10 +15,28 @@ pub trait Source: Send {
     /// it again after a `Retry`, with backoff, and drops the future to stop it. Tasks it starts end with the future.
     async fn run(&mut self, intake: &Intake) -> Result<(), Fault>;
 
+    /// What it takes of the memory.
+    fn need(&self) -> Need {
+        Need { fixed: 1 << 20, ..Need::default() }
+    }
+
     /// Whether it ends by itself. When all sources have ended and everything is delivered, the gateway ends too.
     fn bounded(&self) -> bool {
         false
     }
+}
+
+/// What a source takes of `gateway.memory`, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Need {
+    /// What it may hold at any time. Without a word of its own: a batch of 128 KiB, what it is made of, and an event or two.
+    pub fixed: usize,
+    /// What it draws at once at most for events: more must be in the pool.
+    pub largest: usize,
+    /// What all its connections draw together.
+    pub connections: usize,
+    /// What it may keep for its clients.
+    pub kept: usize,
 }
 
 /// Where events go.
@@ -81,6 +99,11 @@ impl Intake {
     /// Bytes that a body may have.
     pub fn max_event(&self) -> usize {
         self.fields.max_event
+    }
+
+    /// Whether bodies may say what the event's id is.
+    pub fn brings_ids(&self) -> bool {
+        self.fields.id.is_some()
     }
 
     /// The store, for sources that remember things or read back what they took in.

@@ -38,7 +38,7 @@ mod memory;
 mod process;
 pub mod systems;
 
-pub use intake::{Before, Fields, Intake, Sink, Source};
+pub use intake::{Before, Fields, Intake, Need, Sink, Source};
 pub use memory::{Memory, Timer};
 pub use process::{Cx, Outside, Process};
 

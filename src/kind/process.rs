@@ -38,6 +38,11 @@ pub trait Process: Send + Sync {
         false
     }
 
+    /// Bytes that it may hold beside the events it is given and what the pipeline's `state` counts.
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// What it does outside of the gateway, before `process`.
     fn outside(&self) -> Option<&dyn Outside> {
         None

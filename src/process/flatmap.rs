@@ -65,6 +65,10 @@ impl Config {
 }
 
 impl Process for Config {
+    fn memory(&self) -> usize {
+        MADE
+    }
+
     fn process(&self, event: Event, cx: &mut Cx<'_>) -> Result<(), Fault> {
         let list = match event.body.get(&self.list) {
             None => return Ok(()),

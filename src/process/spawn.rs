@@ -101,6 +101,8 @@ struct Spawn {
     wait: bool,
     delay: Duration,
     program: Arc<Program>,
+    /// Of all children together: what they print, as it grows.
+    memory: usize,
     trail: Trail,
     /// Those that nobody waits for; they end with this.
     left: Mutex<JoinSet<()>>,
@@ -123,6 +125,7 @@ impl Spawn {
             wait,
             delay: delay.map_or(Duration::ZERO, |delay| delay.0),
             program: Arc::new(program),
+            memory: 2 * max_output.bytes() * usize::from(children),
             trail: Trail::new("internal:spawn:output").map_err(|e| ParamsError::at("", e))?,
             left: Mutex::default(),
             trouble: Arc::new(Trouble { place: format!("pipelines.{pipeline}.{name}"), failures: AtomicU64::new(0) }),
@@ -149,6 +152,10 @@ impl Spawn {
 }
 
 impl Process for Spawn {
+    fn memory(&self) -> usize {
+        self.memory
+    }
+
     fn outside(&self) -> Option<&dyn Outside> {
         Some(self)
     }

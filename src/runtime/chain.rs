@@ -2,6 +2,7 @@
 
 use super::{links::Links, meter::Meter, notify::Beat, time::Time};
 use crate::{
+    budget::Size,
     config::{Attempts, OnFail, PipelinePlan, PipelineSettings, ProcessPlan, Start},
     event::{Event, Path},
     expr::Expr,
@@ -52,6 +53,8 @@ pub(super) struct Chain {
 pub(super) struct Around {
     pub time: Time,
     pub links: Links,
+    /// Bytes of events that a step works on.
+    pub lot: usize,
     /// For tests: what is outside.
     pub stand_in: Option<Arc<StandIn>>,
 }
@@ -193,7 +196,7 @@ impl Chain {
     /// What its processes remember: nothing yet.
     pub fn memory(&self) -> Memory {
         let processes: Vec<_> = self.stages.iter().map(|stage| (&*stage.meter.name, stage.kind)).collect();
-        Memory::new(&self.pipeline, &processes, self.settings.state.bytes())
+        Memory::new(&self.pipeline, &processes, self.settings.state.map_or(PipelineSettings::STATE, Size::bytes))
     }
 
     /// The counters of its processes.

@@ -71,7 +71,7 @@ impl Flow {
         pipelines: Vec<PipelinePlan<dyn Process>>,
         sinks: Vec<SinkPlan<dyn Sink>>,
     ) -> Flow {
-        let around = Around { time: time.clone(), links: Links::default(), stand_in };
+        let around = Around { time: time.clone(), links: Links::default(), lot: super::pipeline::LOT, stand_in };
         let chains = pipelines.into_iter().flat_map(|plan| Chain::parts(plan, &around));
         let stage = |chain: Chain| Stage { memory: Mutex::new(chain.memory()), chain };
         let drain =

@@ -10,6 +10,7 @@ mod governor;
 mod kick;
 mod late;
 mod links;
+mod memory;
 mod meter;
 mod notify;
 mod offload;
@@ -30,6 +31,7 @@ mod windows;
 
 pub use chain::StandIn;
 pub use flow::Flow;
+pub use memory::Sum;
 pub use meter::Counts;
 pub use status::Running;
 
@@ -84,9 +86,11 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
     reload: impl Fn() -> bool,
     face: impl FnOnce(Running) -> F,
 ) -> anyhow::Result<End> {
-    let mut signals = Signals::new()?;
+    let (mut plan, mut signals) = (plan, Signals::new()?);
+    let sum = Sum::of(&plan).map_err(|why| anyhow::anyhow!("gateway.memory: {why}"))?;
+    sum.fill_in(&mut plan);
     let store = tokio::select! {
-        store = open(&plan, stateless) => store?,
+        store = open(&plan, &sum, stateless) => store?,
         end = signals.next(|| {}, &reload) => return Ok(end),
     };
     let links = Links::default();
@@ -108,7 +112,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
             outlets.spawn(quiet_end(offload.run(), stopping.clone()));
         }
         start_sinks(plan.sinks, &plan.settings.gateway.id, &store, &links, &fatal, &stopping, &mut outlets).await?;
-        let around = Around { time: Time::Steady, links: links.clone(), stand_in: None };
+        let around = Around { time: Time::Steady, links: links.clone(), lot: sum.lot, stand_in: None };
         let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
         meters.extend(chains.iter().map(|chain| (chain.name.clone(), chain.meters().cloned().collect())));
         beats.extend(chains.iter().map(|chain| (chain.name.clone(), chain.beat.clone())));
@@ -250,8 +254,10 @@ fn is_ours(consumer: &str) -> bool {
 }
 
 /// Opens the store. A disk that is full or read-only is waited for.
-async fn open(plan: &Plan, stateless: bool) -> anyhow::Result<Store> {
-    let options = options(&plan.settings, stateless);
+async fn open(plan: &Plan, sum: &Sum, stateless: bool) -> anyhow::Result<Store> {
+    let pools = sum.pools(plan.settings.gateway.memory.is_some());
+    let Sum { waiting, tails, .. } = *sum;
+    let options = Options { waiting, tails, pools, ..options(&plan.settings, stateless) };
     let place = options.path.as_ref().map_or_else(|| "memory".into(), |p| p.display().to_string());
     let mut waits = false;
     loop {

@@ -17,13 +17,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Events and bytes that one step works on: bounds memory, and what is done again after a crash.
-const EVENTS: usize = 2048;
-const BYTES: usize = 512 * 1024;
+/// Bytes of events that one step works on, with ample memory, and how many of so many bytes: bounds memory, and what is done
+/// again after a crash.
+pub(super) const LOT: usize = 512 * 1024;
+const SMALL: usize = 256;
 /// A step that takes longer is committed as far as it is.
 const LONGEST: Duration = Duration::from_millis(200);
-/// A step that holds more bytes, of outputs and of what its changes replaced, is committed as far as it is.
-const HELD: usize = 2 << 20;
+/// A step that holds more times these bytes, of outputs and of what its changes replaced, is committed as far as it is.
+const HELD: usize = 4;
 /// How long to wait when the store refuses a step.
 const REFUSED: Duration = Duration::from_millis(500);
 /// Timers that one step works on.
@@ -65,7 +66,7 @@ impl Pipeline {
                 return;
             }
         }
-        let apart = self.chain.side_by_side();
+        let (apart, lot) = (self.chain.side_by_side(), self.chain.around.lot);
         if apart > 0 {
             return Window::new(self, apart).run(stop).await;
         }
@@ -75,7 +76,7 @@ impl Pipeline {
                 _ = stop.wait_for(|stop| *stop) => Woken::Stop,
                 () = due(&self.chain, &self.memory) => Woken::Timer,
                 Some(done) = self.ending.recv() => Woken::Finish(done),
-                lot = self.reader.next(EVENTS, BYTES) => Woken::Lot(lot),
+                lot = self.reader.next(lot / SMALL, lot) => Woken::Lot(lot),
             };
             let on = match woken {
                 Woken::Stop => false,
@@ -98,14 +99,15 @@ impl Pipeline {
         };
         let suspects = Arc::new(suspects);
         self.suspects = Some(suspects.clone());
-        let most = if self.chain.reaches_out() { 1 } else { suspects.at_once(EVENTS) };
-        let Ok(Some(first)) = self.reader.poll(EVENTS, BYTES).await else { return true };
+        let bytes = self.chain.around.lot;
+        let most = if self.chain.reaches_out() { 1 } else { suspects.at_once(bytes / SMALL) };
+        let Ok(Some(first)) = self.reader.poll(bytes / SMALL, bytes).await else { return true };
         let (lane, end) = (first.lane, first.to);
         self.reader.rewind(lane, first.from);
         let mut on = true;
         while on && self.reader.position(lane).is_some_and(|at| at < end) && !*stop.borrow() {
             // It may be of another lane, of which something came in meanwhile.
-            let Ok(Some(lot)) = self.reader.poll(most, BYTES).await else { break };
+            let Ok(Some(lot)) = self.reader.poll(most, bytes).await else { break };
             if most == 1 && lot.events.first().is_some_and(|event| suspects.is_guilty(event)) {
                 on = self.set_aside(lot, stop).await;
                 continue;
@@ -198,7 +200,9 @@ impl Pipeline {
 
     /// Whether a step is to be committed as far as it is.
     pub fn is_enough(&self, begun: Instant, made: &Made) -> bool {
-        self.chain.alone || begun.elapsed() > LONGEST || made.bytes() + self.memory.unsettled() > HELD
+        self.chain.alone
+            || begun.elapsed() > LONGEST
+            || made.bytes() + self.memory.unsettled() > HELD * self.chain.around.lot
     }
 
     /// Runs one event through. At the stop it is dropped where it is, after a while.

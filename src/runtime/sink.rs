@@ -178,9 +178,9 @@ impl Outlet {
     /// What one delivery may take. Nobody waits for a batch to fill while a backlog does that.
     fn limits(&self, opening: &Opening, live: bool) -> Batch {
         let max = (self.common.batch.max as usize).min(self.pace.size()).min(opening.events);
-        let bytes = self.common.batch.bytes.bytes().min(opening.bytes);
+        let bytes = self.common.batch.bytes.map_or(Batch::BYTES, Size::bytes).min(opening.bytes);
         let wait = if live { Span::millis(0) } else { self.common.batch.wait };
-        Batch { max: u32::try_from(max).unwrap_or(u32::MAX), bytes: Size(bytes as u64), wait }
+        Batch { max: u32::try_from(max).unwrap_or(u32::MAX), bytes: Some(Size(bytes as u64)), wait }
     }
 
     /// What of it may still go: it may have taken long to come together. The rest is put back.
@@ -328,7 +328,7 @@ async fn gather(
     consumer: u32,
     name: &str,
 ) -> Result<Gathered, Refusal> {
-    let (max, bytes) = (limits.max as usize, limits.bytes.bytes());
+    let (max, bytes) = (limits.max as usize, limits.bytes.map_or(Batch::BYTES, Size::bytes));
     let mut gathered = Gathered::default();
     let begun: Vec<(u16, u64)> = reader.positions().collect();
     let mut undo = Undo { reader, begun, armed: true };

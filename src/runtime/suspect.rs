@@ -13,7 +13,9 @@ use super::{
     step::letter,
 };
 use crate::{
+    budget::Size,
     clock,
+    config::Batch,
     event::Event,
     store::{Put, Refusal, Step, Store},
 };
@@ -120,7 +122,7 @@ impl Outlet {
     /// may go now, it goes without.
     pub async fn try_suspects(&mut self, backoff: &mut Backoff, stop: &mut watch::Receiver<bool>) -> ControlFlow<()> {
         let on = ControlFlow::Continue(());
-        let (all, bytes) = (self.common.batch.max as usize, self.common.batch.bytes.bytes());
+        let (all, bytes) = (self.common.batch.max as usize, self.common.batch.bytes.map_or(Batch::BYTES, Size::bytes));
         let Ok(suspects) = Suspects::of(&self.store, &self.name, &self.links).await else { return on };
         if self.gate.look(&clock::stamp()).floor > 0 {
             return on;

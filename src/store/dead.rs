@@ -19,9 +19,9 @@ use std::sync::Arc;
 const MAX_DEAD: i64 = 10_000;
 /// Beyond so many bytes too, or an eighth of the store's `high` mark.
 const MAX_BYTES: u64 = 64 << 20;
-/// Letters retried in one transaction, and their bytes.
+/// Letters retried in one transaction, and bytes of those that are retried or read at once, and one more.
 const AT_ONCE: usize = 256;
-const BYTES_AT_ONCE: usize = 1 << 20;
+const BYTES_AT_ONCE: usize = 256 << 10;
 /// Between a consumer and a topic: no name has it.
 const RETRIED: char = '!';
 
@@ -81,7 +81,7 @@ pub(super) fn with_retries(consumer: &str, topics: &[Arc<str>]) -> Vec<Arc<str>>
 }
 
 impl Store {
-    /// Dead letters from the newest back; at most `limit` of them, and of about 1 MiB.
+    /// Dead letters from the newest back; at most `limit` of them, and of about 256 KiB.
     pub async fn letters(&self, which: &Which, limit: usize) -> Result<Vec<Letter>, Refusal> {
         let which = which.clone();
         ask(&self.reads, move |db| {

@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Fresh batches stay in memory up to this many bytes a lane, so that who keeps up never reads the disk.
+/// Of the fresh batches that stay in memory, a lane has so many bytes at most.
 const TAIL_BYTES: usize = 2 << 20;
 
 pub(super) fn millis(time: Duration) -> i64 {
@@ -133,6 +133,9 @@ struct Waiter {
 pub(super) struct View {
     pub index: Index,
     tails: HashMap<u16, Tail>,
+    /// Bytes of all tails, and how many they may be.
+    fresh: usize,
+    most: usize,
     waiters: HashMap<Arc<str>, Vec<Waiter>>,
     pub commits: u64,
     pub used: u64,
@@ -160,7 +163,7 @@ pub(super) struct Shared {
 impl Shared {
     pub fn new(store: u64, died: bool, options: &Options, index: Index, eras: &Eras) -> Self {
         let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis(*ttl))).collect();
-        let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), ..View::default() });
+        let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), most: options.tails, ..View::default() });
         Shared { store, died, ttl, view, offload: Notify::new(), full: AtomicBool::new(false) }
     }
 
@@ -237,8 +240,16 @@ impl View {
             }
         }
         for (lane, chunk) in fresh {
-            self.tails.entry(lane).or_default().push(chunk);
+            self.fresh += chunk.size();
+            self.fresh -= self.tails.entry(lane).or_default().push(chunk);
             self.wake(lane);
+        }
+        // The longest has the readers that lag the most, who read the disk anyway. Each keeps its last: it may not be on disk.
+        while self.fresh > self.most
+            && let Some(tail) =
+                self.tails.values_mut().filter(|tail| tail.chunks.len() > 1).max_by_key(|tail| tail.bytes)
+        {
+            self.fresh -= tail.pop();
         }
         for id in lanes {
             if let (Some(lane), Some(tail)) = (self.index.lanes.get(id), self.tails.get_mut(id)) {
@@ -246,7 +257,7 @@ impl View {
                 if readers.any(|w| w.tail && w.signal.strong_count() > 0) {
                     continue;
                 }
-                tail.drop_below(lane.first);
+                self.fresh -= tail.drop_below(lane.first);
             }
         }
         self.commits += 1;
@@ -270,7 +281,7 @@ impl View {
             .range(at..)
             .take_while(|c| {
                 let take = sum < bytes;
-                sum += c.data.as_ref().map_or(0, bytes::Bytes::len);
+                sum += c.size();
                 take
             })
             .cloned()
@@ -280,23 +291,28 @@ impl View {
 }
 
 impl Tail {
-    fn push(&mut self, chunk: Chunk) {
-        self.bytes += chunk.data.as_ref().map_or(0, bytes::Bytes::len);
+    /// This and the next give the bytes that went.
+    fn push(&mut self, chunk: Chunk) -> usize {
+        self.bytes += chunk.size();
         self.chunks.push_back(chunk);
+        let mut gone = 0;
         while self.bytes > TAIL_BYTES && self.chunks.len() > 1 {
-            self.pop();
+            gone += self.pop();
         }
+        gone
     }
 
-    fn drop_below(&mut self, seq: u64) {
+    fn drop_below(&mut self, seq: u64) -> usize {
+        let mut gone = 0;
         while self.chunks.front().is_some_and(|c| c.end() <= seq) {
-            self.pop();
+            gone += self.pop();
         }
+        gone
     }
 
-    fn pop(&mut self) {
-        if let Some(chunk) = self.chunks.pop_front() {
-            self.bytes -= chunk.data.as_ref().map_or(0, bytes::Bytes::len);
-        }
+    fn pop(&mut self) -> usize {
+        let size = self.chunks.pop_front().map_or(0, |chunk| chunk.size());
+        self.bytes -= size;
+        size
     }
 }

@@ -33,10 +33,10 @@ pub use dead::{Letter, Retried, Which};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use reader::{Lag, Lot, Reader};
-pub use seen::Window;
+pub use seen::{ID, Window};
 pub use space::Policy;
 
-use crate::event::Batch;
+use crate::{budget::Pools, event::Batch};
 use lane::Shared;
 use std::{
     collections::BTreeMap,
@@ -67,6 +67,10 @@ pub struct Options {
     pub policies: BTreeMap<String, Policy>,
     /// Bytes of steps that may wait for the writer; who comes later waits.
     pub waiting: usize,
+    /// Bytes of fresh events that stay in memory, so that who keeps up never reads the disk.
+    pub tails: usize,
+    /// What sources draw from.
+    pub pools: Pools,
     /// How long, and how many, producers' ids are remembered.
     pub window: Window,
     /// By topic, what is kept after every consumer has passed it.
@@ -90,6 +94,8 @@ impl Default for Options {
             when_full: Policy::Reject,
             policies: BTreeMap::new(),
             waiting: 4 << 20,
+            tails: 8 << 20,
+            pools: Pools::default(),
             window: Window { ms: 3_600_000, ids: 65_536 },
             keep: BTreeMap::new(),
             ttl: BTreeMap::new(),
@@ -333,6 +339,7 @@ pub struct Store {
     reads: mpsc::Sender<rows::Read>,
     waiting: Arc<Semaphore>,
     limit: usize,
+    pools: Pools,
 }
 
 impl Store {
@@ -352,12 +359,18 @@ impl Store {
         if let Some(path) = &path {
             std::fs::create_dir_all(writer::folder_of(path))?;
         }
+        let pools = options.pools.clone();
         let (writer, requests) = writer::start(options)?;
         let reads = match path {
             Some(path) => rows::start(&path)?,
             None => rows::through(requests.clone()),
         };
-        Ok(Store { shared: writer, requests, reads, waiting: Arc::new(Semaphore::new(limit)), limit })
+        Ok(Store { shared: writer, requests, reads, waiting: Arc::new(Semaphore::new(limit)), limit, pools })
+    }
+
+    /// What sources draw from before they buffer what comes in.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
     }
 
     /// Commits a step and answers when it is on disk: where each of its appends lies. Waits while too many bytes wait.

@@ -29,6 +29,11 @@ impl Chunk {
     pub fn end(&self) -> u64 {
         self.first + self.count
     }
+
+    /// Bytes it takes in memory, about: one of a single small event is mostly itself.
+    pub fn size(&self) -> usize {
+        size_of::<Chunk>() + self.data.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 type Work = Box<dyn FnOnce(&Connection) + Send>;

@@ -125,6 +125,13 @@ impl Writer {
             if let Some(lane) = self.index.lanes.get_mut(&lane) {
                 lane.next = end;
             }
+            // A row is what a reader holds at least: no larger than it must be.
+            let over = |row: &Row| row.data.len() + batch.bytes() > ROW_BYTES;
+            if self.open.rows.get(&lane).is_some_and(over)
+                && let Some(row) = self.open.rows.remove(&lane)
+            {
+                self.write_row(lane, row)?;
+            }
             let row = self.open.rows.entry(lane).or_insert_with(|| Row::new(first));
             row.push(batch);
             if row.data.len() >= ROW_BYTES

@@ -83,6 +83,16 @@ impl Systems {
         }
     }
 
+    /// Bytes that each may hold in memory.
+    pub fn memory(&self) -> impl Iterator<Item = (&str, usize)> {
+        let bytes = |system: &System| match system {
+            System::Kv(kv) => kv.memory(),
+            System::Objects(objects) => objects.memory(),
+            System::PubSub(pubsub) => pubsub.memory(),
+        };
+        self.0.iter().filter_map(move |(name, named)| Some((name.as_str(), bytes(named.system.as_ref()?))))
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()

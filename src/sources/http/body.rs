@@ -1,19 +1,20 @@
 //! A request's body, read within limits of size, time and memory.
 
 use super::answer::Problem;
+use crate::budget::{self, Pool};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::{
     StatusCode,
-    body::{Body, Incoming},
+    body::{Body, Frame, Incoming},
 };
 use std::{
     io::Read,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 
 /// A body has arrived this long after its head.
 const WHOLE: Duration = Duration::from_secs(30);
@@ -25,15 +26,25 @@ const RATIO: usize = 200;
 /// Decompressed piece by piece, so that a bomb is noticed early.
 const PIECE: usize = 16 << 10;
 
-/// Memory that all bodies share.
+/// A request waits so long for memory, in all.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Of a body, so much is read before the memory for all of it is drawn: who sends nothing has none.
+const FIRST: usize = 8 << 10;
+/// Who has it keeps this pace, in bytes per second, if others wait for memory.
+const FAIR: u64 = 16 << 10;
+/// Whether they do is looked at so often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Memory that all bodies share, and that all sources do.
 pub(super) struct Room {
     limit: usize,
     taken: AtomicUsize,
+    pool: Pool,
 }
 
 impl Room {
-    pub fn new(limit: usize) -> Self {
-        Room { limit, taken: AtomicUsize::new(0) }
+    pub fn new(limit: usize, pool: &Pool) -> Self {
+        Room { limit, taken: AtomicUsize::new(0), pool: pool.clone() }
     }
 }
 
@@ -41,21 +52,65 @@ impl Room {
 pub(super) struct Share<'a> {
     room: &'a Room,
     bytes: usize,
+    /// Twice as much: what is made of a body is as large once more.
+    drawn: budget::Share,
+    patience: Duration,
 }
 
 impl<'a> Share<'a> {
     pub fn of(room: &'a Room) -> Self {
-        Share { room, bytes: 0 }
+        Share { room, bytes: 0, drawn: room.pool.share(), patience: PATIENCE }
     }
 
-    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+    /// Waits for the memory of so many bytes more, of `all` that are said to come.
+    async fn grow(&mut self, bytes: usize, all: usize) -> Result<(), Problem> {
         self.bytes += bytes;
         if self.room.taken.fetch_add(bytes, Relaxed) + bytes > self.room.limit {
-            let detail = "too many requests wait for the disk; nothing was stored";
-            return Err(Problem::after(StatusCode::TOO_MANY_REQUESTS, 1, detail));
+            return Err(crowded());
         }
-        Ok(())
+        let drawn = self.drawn.bytes();
+        if drawn > 0 && 2 * self.bytes <= drawn {
+            return Ok(());
+        }
+        // All of it at once: if each had a part, none could go on.
+        let want = if self.bytes <= FIRST { all.min(FIRST) } else { all.max(self.bytes) };
+        self.draw((2 * want).saturating_sub(drawn)).await
     }
+
+    /// Whether others wait for what this has drawn.
+    fn is_wanted(&self) -> bool {
+        self.bytes > FIRST && self.room.pool.is_wanted()
+    }
+
+    async fn draw(&mut self, bytes: usize) -> Result<(), Problem> {
+        if bytes == 0 || self.drawn.grow(bytes) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let drawn = timeout(self.patience, self.drawn.wait(bytes)).await;
+        self.patience = self.patience.saturating_sub(begun.elapsed());
+        if drawn == Ok(true) { Ok(()) } else { Err(crowded()) }
+    }
+
+    /// Memory for what events take besides their bytes.
+    pub async fn extra(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.drawn.bytes() + bytes > self.room.pool.limit() {
+            let detail = "so many events at once take more than the memory for all requests; nothing was stored";
+            return Err(Problem::too_large(detail));
+        }
+        self.draw(bytes).await
+    }
+
+    /// The body is gone, and so much is left of it.
+    pub fn settle(&mut self, bytes: usize) {
+        self.drawn.shrink(bytes);
+    }
+}
+
+fn crowded() -> Problem {
+    let detail = "too many requests wait for the disk; nothing was stored";
+    // Most of the body is not read, and will not be.
+    Problem::after(StatusCode::TOO_MANY_REQUESTS, 1, detail).closing()
 }
 
 impl Drop for Share<'_> {
@@ -70,12 +125,15 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
     }
+    let size = body.size_hint().lower() as usize;
+    let all = body.size_hint().upper().map_or(max, |bytes| usize::try_from(bytes).unwrap_or(max));
+    share.grow(0, all).await?;
     let start = Instant::now();
     let (mut first, mut rest) = (Bytes::new(), Vec::new());
     loop {
         let got = first.len() + rest.len();
         let pace = START + Duration::from_secs(got as u64 / PACE);
-        let frame = match timeout_at(start + pace.min(WHOLE), body.frame()).await {
+        let frame = match frame(&mut body, share, start, pace.min(WHOLE), got as u64).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(Problem::bad_request(format!("the body does not end well: {error}"))),
@@ -85,7 +143,7 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
             }
         };
         let Ok(data) = frame.into_data() else { continue }; // trailers say nothing here
-        share.grow(data.len())?;
+        share.grow(data.len(), all).await?;
         if got + data.len() > max {
             return Err(too_large());
         }
@@ -93,17 +151,37 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
             first = data;
         } else {
             if rest.is_empty() {
+                rest.reserve_exact(size); // what is not written to takes no memory
                 rest.extend_from_slice(&first);
                 first = Bytes::new();
             }
             rest.extend_from_slice(&data);
         }
     }
+    share.settle(2 * (first.len() + rest.len()));
     Ok(if rest.is_empty() { first } else { rest.into() })
 }
 
+/// The next piece, within `limit` after the start; sooner if others wait for memory.
+async fn frame(
+    body: &mut Incoming,
+    share: &Share<'_>,
+    start: Instant,
+    limit: Duration,
+    got: u64,
+) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Elapsed> {
+    let fair = START + Duration::from_secs(got / FAIR);
+    loop {
+        let look = Instant::now() + LOOK;
+        match timeout_at(look.min(start + limit), body.frame()).await {
+            Err(_) if start.elapsed() < limit && !(share.is_wanted() && start.elapsed() > fair) => {}
+            ended => return ended,
+        }
+    }
+}
+
 /// Decompresses a body.
-pub(super) fn gunzip(packed: &[u8], max: usize, share: &mut Share<'_>) -> Result<Bytes, Problem> {
+pub(super) async fn gunzip(packed: &[u8], max: usize, share: &mut Share<'_>) -> Result<Bytes, Problem> {
     let mut reader = MultiGzDecoder::new(packed);
     let (mut out, mut piece) = (Vec::new(), vec![0; PIECE]);
     loop {
@@ -112,7 +190,7 @@ pub(super) fn gunzip(packed: &[u8], max: usize, share: &mut Share<'_>) -> Result
             Ok(n) => n,
             Err(error) => return Err(Problem::bad_request(format!("the body is not gzip as it should be: {error}"))),
         };
-        share.grow(n)?;
+        share.grow(n, packed.len() + max.min(RATIO * packed.len())).await?;
         let size = out.len() + n;
         if size > max {
             return Err(Problem::too_large(format!(

@@ -5,6 +5,7 @@ use super::{
     request::Desk,
 };
 use crate::{
+    budget,
     fault::Fault,
     systems::tls::{self, ServerTls},
 };
@@ -27,8 +28,12 @@ use tokio_rustls::TlsAcceptor;
 
 /// Bytes of a request's line and headers.
 const MAX_HEAD: usize = 16 << 10;
-/// Bytes read ahead per connection.
-const MAX_BUFFER: usize = 32 << 10;
+/// Bytes read ahead per connection; a request's head must fit.
+const MAX_BUFFER: usize = MAX_HEAD + (4 << 10);
+/// Bytes of a connection besides the bodies: what is read ahead, an answer, its task.
+const SEAT: usize = MAX_BUFFER + (8 << 10);
+/// And of one over TLS.
+const TLS: usize = 40 << 10;
 /// Certificates are read again at the first connection after this long, so that renewed ones are used.
 const CERTIFICATES: Duration = Duration::from_secs(60);
 /// Wait after a failed accept: mostly, there are no file descriptors left.
@@ -88,6 +93,11 @@ impl Drop for Seat {
     }
 }
 
+/// Bytes of memory that a connection takes.
+pub(super) fn seat(tls: bool) -> usize {
+    if tls { SEAT + TLS } else { SEAT }
+}
+
 /// Serves until it is dropped; then all connections end.
 pub(super) async fn serve(
     listener: TcpListener,
@@ -113,7 +123,8 @@ pub(super) async fn serve(
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
         };
         failing = false;
-        let Some(seat) = seats.take(peer.ip()) else {
+        let taken = seats.take(peer.ip()).zip(desk.seat(seat(tls.is_some())));
+        let Some(taken) = taken else {
             refused += 1;
             if told.is_none_or(|told| told.elapsed() >= QUIET) {
                 log::warn!("sources.{}: too many connections, refused {refused} (last from {peer})", desk.name());
@@ -126,11 +137,11 @@ pub(super) async fn serve(
         };
         stream.set_nodelay(true).ok();
         let acceptor = tls.as_mut().map(|tls| tls.fresh(desk.name()));
-        connections.spawn(greet(stream, acceptor, seat, desk.clone()));
+        connections.spawn(greet(stream, acceptor, taken, desk.clone()));
     }
 }
 
-async fn greet(stream: TcpStream, acceptor: Option<TlsAcceptor>, _seat: Seat, desk: Arc<Desk>) {
+async fn greet(stream: TcpStream, acceptor: Option<TlsAcceptor>, _seat: (Seat, budget::Share), desk: Arc<Desk>) {
     match acceptor {
         None => converse(stream, desk).await,
         Some(acceptor) => {

@@ -17,7 +17,7 @@ use crate::{
     budget::Size,
     event::Batch,
     fault::Fault,
-    kind::{Intake, Kind, ParamsError, Source},
+    kind::{Intake, Kind, Need, ParamsError, Source},
     systems::tls::ServerTls,
 };
 use async_trait::async_trait;
@@ -26,7 +26,12 @@ use listener::Seats;
 use request::Desk;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 use tokio::net::TcpListener;
 
 pub const KIND: Kind<dyn Source> = Kind {
@@ -44,9 +49,14 @@ pub const KIND: Kind<dyn Source> = Kind {
 /// The events of a request's body, for tests/fuzz; `packed` is a body that says it is gzip.
 #[doc(hidden)]
 pub fn taken(body: &[u8], packed: bool, id: Option<&str>, intake: &Intake) -> Option<Batch> {
-    let room = body::Room::new(1 << 20);
+    let room = body::Room::new(1 << 20, &intake.store().pools().events);
+    let mut share = body::Share::of(&room);
     let plain = match packed {
-        true => body::gunzip(body, 1 << 20, &mut body::Share::of(&room)).ok()?,
+        // It waits for memory only, of which there is enough.
+        true => match pin!(body::gunzip(body, 1 << 20, &mut share)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(plain) => plain.ok()?,
+            Poll::Pending => return None,
+        },
         false => Bytes::copy_from_slice(body),
     };
     parse::events(&plain, &parse::About { key: "", id }, intake).ok()
@@ -146,5 +156,14 @@ impl Source for Http {
         let listener = listener.map_err(|e| Fault::retry(format!("cannot listen on {}: {e}", self.listen)))?;
         log::info!("sources.{}: listening on {}", intake.topic(), self.listen);
         self.serve(listener, intake).await
+    }
+
+    fn need(&self) -> Need {
+        let Config { max_body, waiting, connections, tls, .. } = &self.config;
+        // A body as it came, what it is unpacked to, and the batch; or as much as somebody wants to wait.
+        let largest = 4 * max_body.bytes() + (64 << 10);
+        let wanted = if *waiting > Config::default().waiting { waiting.bytes() } else { 0 };
+        let connections = connections * listener::seat(tls.is_some());
+        Need { largest: largest.max(wanted), connections, ..Need::default() }
     }
 }

@@ -12,6 +12,11 @@ use crate::{
 /// Events that one request may bring: all their ids stand in the answer.
 const MAX_EVENTS: usize = 10_000;
 
+/// Bytes that an event takes besides those that it has in the batch: where it stands in the body, its place in the answer.
+const AROUND: usize = 96;
+/// And one with an id of its own: its mark, and the id twice.
+const WITH_ID: usize = 192;
+
 /// What a request says about all its events.
 pub(super) struct About<'a> {
     pub key: &'a str,
@@ -25,7 +30,7 @@ pub(super) fn events(body: &[u8], about: &About<'_>, intake: &Intake) -> Result<
     if found.is_empty() {
         return Err(Problem::bad_request("there is no event in the body"));
     }
-    let mut batch = Batch::default();
+    let mut batch = Batch::with_room(body.len() + found.len() * (8 + about.key.len()));
     let mut id = about.id.unwrap_or_default().to_owned();
     let prefix = id.len();
     for (index, event) in found.iter().enumerate() {
@@ -37,6 +42,13 @@ pub(super) fn events(body: &[u8], about: &About<'_>, intake: &Intake) -> Result<
         intake.push(&mut batch, &draft).map_err(|unfit| refuse(&unfit, index, body, event))?;
     }
     Ok(batch)
+}
+
+/// Bytes that the events of a body take at most besides what they have there: there are no more of them than `{`.
+pub(super) fn extra(body: &[u8], about: &About<'_>, intake: &Intake) -> usize {
+    let count = body.iter().filter(|byte| **byte == b'{').count().min(MAX_EVENTS);
+    let ids = if about.id.is_some() || intake.brings_ids() { WITH_ID + about.id.map_or(0, str::len) } else { 0 };
+    count * (AROUND + ids + about.key.len())
 }
 
 fn find(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {

@@ -6,6 +6,7 @@ use super::{
     parse::{self, About},
 };
 use crate::{
+    budget,
     event::{Batch, json::write_string},
     kind::Intake,
     store::Placed,
@@ -42,11 +43,16 @@ pub(super) struct Desk {
 impl Desk {
     pub fn new(intake: Intake, tokens: &[String], max_body: usize, waiting: usize) -> Self {
         let tokens = tokens.iter().map(|token| Sha256::digest(token).into()).collect();
-        Desk { intake, tokens, max_body, room: Room::new(waiting) }
+        Desk { tokens, max_body, room: Room::new(waiting, &intake.store().pools().events), intake }
     }
 
     pub fn name(&self) -> &str {
         self.intake.topic()
+    }
+
+    /// A connection's memory, if there is some.
+    pub fn seat(&self, bytes: usize) -> Option<budget::Share> {
+        self.intake.store().pools().connections.draw(bytes)
     }
 
     pub async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -66,10 +72,14 @@ impl Desk {
         let mut share = Share::of(&self.room);
         let mut bytes = body::read(body, self.max_body, &mut share).await?;
         if gzip {
-            bytes = body::gunzip(&bytes, self.max_body, &mut share)?;
+            bytes = body::gunzip(&bytes, self.max_body, &mut share).await?;
         }
-        let batch = parse::events(&bytes, &About { key: &key, id }, &self.intake)?;
+        let about = About { key: &key, id };
+        let extra = parse::extra(&bytes, &about, &self.intake);
+        share.extra(extra).await?;
+        let batch = parse::events(&bytes, &about, &self.intake)?;
         drop(bytes);
+        share.settle(batch.bytes() + extra);
         self.store(batch).await
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    budget::{Pool, Pools},
     event::Batch,
     kind::{Before, Fields, Params, Scope},
     store::{Options, Start, Store},
@@ -396,6 +397,32 @@ async fn bodies_share_a_limited_memory() {
     drop(hogs);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(status(&gate.post("/v1/events", "", br#"{"a":1}"#).await), 202);
+}
+
+#[tokio::test]
+async fn without_memory_it_is_later_and_later_it_works() {
+    let pools = Pools { events: Pool::new(256 << 10), connections: Pool::new(70 << 10), ..Pools::default() };
+    let options = Options { pools: pools.clone(), ..Options::default() };
+    let gate = open_with(json!({}), Fields { max_event: 64 << 10, ..Fields::default() }, options, None).await;
+    let others = pools.events.draw(250 << 10).unwrap();
+    let begun = Instant::now();
+    let body = format!(r#"{{"a":"{}"}}"#, "x".repeat(20_000));
+    let answer = gate.post("/v1/events", "", body.as_bytes()).await;
+    assert!(status(&answer) == 429 && answer.contains("retry-after: 1\r\n"), "{answer}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    drop(others);
+    assert_eq!(status(&gate.post("/v1/events", "", body.as_bytes()).await), 202);
+    // A thousand small events take more than their bytes.
+    let many = gate.post("/v1/events", "", "{}".repeat(5000).as_bytes()).await;
+    assert!(status(&many) == 413 && many.contains("more than the memory"), "{many}");
+    assert_eq!(pools.events.used(), 0, "all is given back");
+    let (one, two) = (TcpStream::connect(gate.addr).await.unwrap(), TcpStream::connect(gate.addr).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let answer = gate.raw(b"").await;
+    assert!(status(&answer) == 503 && answer.contains("retry-after: 1\r\n"), "{answer}");
+    drop((one, two));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(status(&gate.post("/v1/events", "", b"{}").await), 202);
 }
 
 /// Sends a byte now and then until the other side hangs up, and says how long that took.

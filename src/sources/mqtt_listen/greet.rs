@@ -8,12 +8,13 @@ use super::{
     filter,
     hub::{Claim, Seat, Takeover},
     inbound::{ALIAS_MAXIMUM, RECEIVE_MAXIMUM},
-    link::{Link, Stream, Terms},
+    link::{Link, READ, Stream, Terms},
     outbound, parked, rows,
     session::Session,
     subscribe,
     wire::{self, Broken, Version, kind, reason},
 };
+use crate::budget::Share;
 use bytes::{Buf, BytesMut};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -51,7 +52,10 @@ pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, seat: Seat) {
         }
     };
     let mut input = BytesMut::with_capacity(4096);
-    let Ok(Some(body)) = timeout(CONNECT, first(&shared, &mut *stream, &mut input)).await else { return };
+    // For the first packet, which is kept as long as its will may be needed.
+    let mut memory = shared.intake.store().pools().kept.share();
+    let Ok(Some(body)) = timeout(CONNECT, first(&shared, &mut *stream, &mut input, &mut memory)).await else { return };
+    memory.shrink(body.len());
     let refused = match decode::connect(&body) {
         Ok(connect) => match admit(&shared, &connect).await {
             Ok(link) => {
@@ -80,7 +84,12 @@ pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, seat: Seat) {
 }
 
 /// The body of the first packet, if it is a CONNECT. What follows it stays in `input`.
-async fn first(shared: &Shared, stream: &mut dyn Stream, input: &mut BytesMut) -> Option<Box<[u8]>> {
+async fn first(
+    shared: &Shared,
+    stream: &mut dyn Stream,
+    input: &mut BytesMut,
+    memory: &mut Share,
+) -> Option<Box<[u8]>> {
     loop {
         if input.first().is_some_and(|first| *first != kind::CONNECT << 4) {
             return None;
@@ -89,6 +98,11 @@ async fn first(shared: &Shared, stream: &mut dyn Stream, input: &mut BytesMut) -
         if let Some((body, len)) = found.map(|frame| (frame.body.into(), frame.len)) {
             input.advance(len);
             return Some(body);
+        }
+        let bytes = 2 * input.capacity();
+        if bytes > READ && memory.bytes() < bytes && !memory.grow(bytes) {
+            shared.hub.crowded.begins(|| format!("{}: there is no memory for a will", shared.owner()));
+            return None;
         }
         if stream.read_buf(input).await.ok()? == 0 {
             return None;

@@ -1,8 +1,11 @@
 //! What connections share, in memory: who owns which session, who shares a subscription, what is retained, how much of
 //! the common budgets is used. Locks are held for a few lines that cannot fail, never across an await.
 
-use super::{config::Config, filter, payload::Kept, session::Session};
-use crate::clock;
+use super::{config::Config, filter, link, payload::Kept, session::Session};
+use crate::{
+    budget::{Pool, Pools, Share},
+    clock,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -14,7 +17,18 @@ use std::{
 use tokio::sync::{RwLock, oneshot};
 
 /// Bytes of messages that may wait for all clients together.
-const QUEUED: usize = 16 << 20;
+pub const QUEUED: usize = 16 << 20;
+/// Bytes that a connection takes besides what it brings: what is read ahead and put out, its task.
+const SEAT: usize = link::READ + link::IDLE + (4 << 10) + link::OUT_LEAST;
+/// And one over TLS.
+const TLS: usize = 40 << 10;
+/// Memory for what is kept is drawn in steps of so many bytes.
+const STEP: usize = 16 << 10;
+
+/// Bytes of memory that a connection takes.
+pub fn seat(config: &Config) -> usize {
+    if config.tls.is_some() { SEAT + TLS } else { SEAT }
+}
 
 /// A new connection asks the owner of its session for it.
 pub struct Takeover {
@@ -52,6 +66,7 @@ impl Drop for Claim {
 pub struct Seat {
     hub: Arc<Hub>,
     peer: Option<IpAddr>,
+    _memory: Share,
 }
 
 impl Drop for Seat {
@@ -130,6 +145,12 @@ pub struct Hub {
     pub gate: RwLock<()>,
     numbers: AtomicU64,
     queued: AtomicUsize,
+    /// Bytes of retained messages.
+    shelved: AtomicUsize,
+    /// Memory for both, and whether there is too little.
+    kept: Mutex<Share>,
+    short: AtomicBool,
+    pool: Pool,
     limits: Config,
     pub session_events: usize,
     pub session_bytes: usize,
@@ -146,7 +167,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hub {
-    pub fn new(limits: Config) -> Self {
+    pub fn new(limits: Config, pools: &Pools) -> Self {
         Hub {
             owners: Mutex::default(),
             shares: Mutex::default(),
@@ -156,6 +177,10 @@ impl Hub {
             gate: RwLock::new(()),
             numbers: AtomicU64::new(0),
             queued: AtomicUsize::new(0),
+            shelved: AtomicUsize::new(0),
+            kept: Mutex::new(pools.kept.share()),
+            short: AtomicBool::new(false),
+            pool: pools.connections.clone(),
             session_events: limits.session_events,
             session_bytes: limits.session_bytes.bytes(),
             limits,
@@ -176,11 +201,12 @@ impl Hub {
         if seats.all >= self.limits.max_connections || here >= self.limits.max_per_address {
             return None;
         }
+        let memory = self.pool.draw(seat(&self.limits))?;
         seats.all += 1;
         if let Some(ip) = peer {
             seats.by_peer.insert(ip, here + 1);
         }
-        Some(Seat { hub: self.clone(), peer })
+        Some(Seat { hub: self.clone(), peer, _memory: memory })
     }
 
     /// Makes the caller the owner of a client id; also gives the line to the one before, who may still have the session.
@@ -248,7 +274,9 @@ impl Hub {
         let shelf = lock(&self.shelf);
         let old = shelf.messages.get(topic).map_or(0, |r| r.kept.meta.len() + r.kept.body.len());
         let known = shelf.messages.contains_key(topic);
-        (known || shelf.messages.len() < self.limits.retained)
+        let short = size > old && self.short.load(Relaxed);
+        !short
+            && (known || shelf.messages.len() < self.limits.retained)
             && shelf.bytes + size - old.min(shelf.bytes) <= self.limits.retained_bytes.bytes()
     }
 
@@ -265,6 +293,9 @@ impl Hub {
             shelf.bytes += kept.meta.len() + kept.body.len();
             shelf.messages.insert(topic.into(), Retained { place, kept });
         }
+        self.shelved.store(shelf.bytes, Relaxed);
+        drop(shelf);
+        self.weigh();
     }
 
     /// The retained messages that a filter selects, in the order of their topics.
@@ -276,13 +307,24 @@ impl Hub {
 
     pub fn queued_more(&self, bytes: usize) {
         self.queued.fetch_add(bytes, Relaxed);
+        self.weigh();
     }
 
     pub fn queued_less(&self, bytes: usize) {
         self.queued.fetch_sub(bytes, Relaxed);
+        self.weigh();
+    }
+
+    /// Draws memory for what is kept, or gives it back. What came before there was too little stays; nothing more comes.
+    fn weigh(&self) {
+        let mut kept = lock(&self.kept);
+        let bytes = self.queued.load(Relaxed) + self.shelved.load(Relaxed);
+        kept.shrink(bytes.next_multiple_of(STEP));
+        let more = bytes.saturating_sub(kept.bytes()).next_multiple_of(STEP);
+        self.short.store(more > 0 && !kept.grow(more), Relaxed);
     }
 
     pub fn queue_full(&self) -> bool {
-        self.queued.load(Relaxed) > QUEUED
+        self.short.load(Relaxed) || self.queued.load(Relaxed) > QUEUED
     }
 }

@@ -45,11 +45,21 @@ pub struct Gather {
     retained: Vec<(u32, String, Option<Kept>)>,
     /// Bytes of packets: what the connection may have uncommitted.
     pub bytes: usize,
+    /// Of messages to be retained, and of rows.
+    beside: usize,
 }
+
+/// What a row takes besides its value, about.
+const ROW: usize = 256;
 
 impl Gather {
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty() && self.acks.is_empty() && self.puts.is_empty()
+    }
+
+    /// Bytes it takes in memory.
+    pub fn memory(&self) -> usize {
+        self.batch.memory() + self.acks.capacity() * size_of::<Ack>() + self.puts.len() * ROW + self.beside
     }
 
     /// Events, state and retained messages in one commit.
@@ -129,6 +139,7 @@ pub fn take(shared: &Shared, gather: &mut Gather, post: &Post<'_>) -> Result<(),
         }
         let body = if wrapped.is_empty() { Bytes::copy_from_slice(post.payload) } else { wrapped.into() };
         let kept = Kept { meta: meta.into(), body, at: clock::steady_ms() };
+        gather.beside += 2 * (kept.body.len() + kept.meta.len() + ROW); // it, and its row
         gather.retained.push((index, topic.to_owned(), (!post.payload.is_empty()).then_some(kept)));
     }
     Ok(())
@@ -286,7 +297,7 @@ impl Link {
 
     /// Answers what was committed, or why it was not.
     pub fn landed(&mut self, gather: Gather, result: Result<(), Refusal>) -> Result<(), End> {
-        self.flying_bytes = 0;
+        (self.flying_bytes, self.flying_memory) = (0, 0);
         let hub = &self.shared.hub;
         let failed = match result {
             Ok(()) => {

@@ -6,6 +6,7 @@ use super::{
     encode,
     hub::{Claim, Takeover},
     inbound::{Gather, Last},
+    memory::Holding,
     payload::Kept,
     session::{Selected, Session},
     wire::{self, Broken, Frame, Version, kind, protocol, reason},
@@ -30,13 +31,15 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Bytes of packets that may wait for the disk; more are not read.
 const UNCOMMITTED: usize = 256 << 10;
-/// Bytes that may wait for the client: beyond, nothing more is read from it, or (the lower) put out for it.
-const OUT_STOP: usize = 256 << 10;
+/// Bytes that may wait for the client: beyond, nothing more is put out for it, or, beyond `STOP` times as many, read from it.
 pub const OUT_FULL: usize = 64 << 10;
+/// So many where memory is short.
+pub const OUT_LEAST: usize = 8 << 10;
+const STOP: usize = 4;
 /// Read at a time, at most. Large enough for what a fast client sends while one batch is committed.
-const READ: usize = 16 << 10;
+pub const READ: usize = 16 << 10;
 /// Room that an idle connection keeps.
-const IDLE: usize = 4 << 10;
+pub const IDLE: usize = 4 << 10;
 /// What was delivered is noted this often.
 const LOOK: Duration = Duration::from_millis(250);
 /// A client gets this long to take what was put out for it at the end.
@@ -69,7 +72,7 @@ impl From<Broken> for End {
     }
 }
 
-type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub type Pull = Task<(Reader, Result<Lot, Refusal>)>;
 
 /// What a client of MQTT 5 asked for; what one of 3.1.1 gets.
@@ -96,6 +99,8 @@ pub struct Link {
     pub gather: Gather,
     flying: Option<Task<(Gather, Result<(), Refusal>)>>,
     pub flying_bytes: usize,
+    pub flying_memory: usize,
+    holding: Holding,
     pub pull: Option<Pull>,
     pub reader: Option<Reader>,
     /// The session lags too far behind: read on, and drop what does not fit.
@@ -126,6 +131,7 @@ impl Link {
         claim: Claim,
     ) -> Self {
         let now = Instant::now();
+        let holding = Holding::new(&shared.intake.store().pools().events);
         Link {
             tokens: f64::from(shared.config.rate.unwrap_or(0)),
             shared,
@@ -140,6 +146,8 @@ impl Link {
             gather: Gather::default(),
             flying: None,
             flying_bytes: 0,
+            flying_memory: 0,
+            holding,
             pull: None,
             reader: None,
             hurry: false,
@@ -199,7 +207,10 @@ impl Link {
         loop {
             self.launch();
             self.listen();
-            let reads = self.waiting() < OUT_STOP && self.uncommitted() < UNCOMMITTED && self.throttled.is_none();
+            let reads = self.waiting() < STOP * self.shared.out_full()
+                && self.uncommitted() < UNCOMMITTED
+                && self.throttled.is_none()
+                && self.holding.wait.is_none();
             if reads && input.capacity() - input.len() < IDLE {
                 input.reserve(READ);
             }
@@ -211,7 +222,9 @@ impl Link {
                 },
                 (gather, result) = maybe(&mut self.flying) => {
                     self.flying = None;
-                    self.landed(gather, result)
+                    let landed = self.landed(gather, result);
+                    self.holding.shrink(self.gather.memory());
+                    landed
                 }
                 n = put(&mut wr, &self.out[self.written..]), if self.written < self.out.len() || self.unflushed => match n {
                     Ok(n) => {
@@ -226,6 +239,10 @@ impl Link {
                         self.seen = Instant::now();
                         self.digest(input).await
                     }
+                },
+                share = maybe(&mut self.holding.wait) => match self.holding.take(share) {
+                    true => self.digest(input).await,
+                    false => Err(Broken(reason::TOO_LARGE, "the packet is over the memory for all packets").into()),
                 },
                 (reader, lot) = maybe(&mut self.pull) => {
                     self.pull = None;
@@ -250,7 +267,7 @@ impl Link {
         if self.written == self.out.len() {
             self.out.clear();
             self.written = 0;
-            if self.out.capacity() > OUT_FULL {
+            if self.out.capacity() > self.shared.out_full() {
                 self.out.shrink_to(IDLE);
             }
         }
@@ -261,7 +278,7 @@ impl Link {
         let silence = self.terms.keep_alive.unwrap_or(Duration::from_secs(3600));
         let look = if self.session.subs.is_empty() { Duration::from_secs(3600) } else { LOOK };
         let alive = self.seen + silence + silence / 2;
-        alive.min(self.looked + look).min(self.throttled.unwrap_or(alive))
+        alive.min(self.looked + look).min(self.throttled.unwrap_or(alive)).min(self.holding.due().unwrap_or(alive))
     }
 
     fn look(&mut self) -> Result<(), End> {
@@ -272,11 +289,14 @@ impl Link {
         if let Some(silence) = self.terms.keep_alive
             && now >= self.seen + silence + silence / 2
         {
-            // What is throttled, or waits for the disk, was sent in time.
-            if self.throttled.is_none() && self.uncommitted() < UNCOMMITTED {
+            // What is throttled, or waits for memory or the disk, was sent in time.
+            if self.throttled.is_none() && self.holding.wait.is_none() && self.uncommitted() < UNCOMMITTED {
                 return Err(Broken(reason::KEEP_ALIVE, "the client was silent for too long").into());
             }
             self.seen = now;
+        }
+        if self.holding.is_slow(now) {
+            return Err(Broken(reason::QUOTA, "a packet comes too slowly while others wait for memory").into());
         }
         if now >= self.looked + LOOK {
             self.looked = now;
@@ -292,6 +312,9 @@ impl Link {
         let result = loop {
             match wire::frame(&buffer[at..], self.shared.config.max_packet.bytes()) {
                 Ok(Some(frame)) => {
+                    if !self.holding.packet(self.gather.memory() + self.flying_memory, frame.len) {
+                        break Ok(());
+                    }
                     at += frame.len;
                     if let Err(end) = self.packet(&frame).await {
                         break Err(end);
@@ -302,8 +325,16 @@ impl Link {
             }
         };
         buffer.advance(at);
-        if buffer.is_empty() && buffer.capacity() > 2 * READ {
-            buffer = BytesMut::with_capacity(IDLE);
+        if buffer.capacity() > 2 * READ && buffer.len() <= IDLE {
+            let mut rest = BytesMut::with_capacity(2 * IDLE);
+            rest.extend_from_slice(&buffer);
+            buffer = rest;
+        }
+        if let Some(whole) = wire::whole(&buffer).filter(|whole| result.is_ok() && *whole > buffer.len())
+            && self.holding.begun(self.gather.memory() + self.flying_memory, whole)
+            && whole > READ
+        {
+            buffer.reserve(whole - buffer.len() + IDLE); // at once, not by doubling
         }
         *input = buffer;
         self.throttle();
@@ -346,7 +377,7 @@ impl Link {
     fn launch(&mut self) {
         if self.flying.is_none() && !self.gather.is_empty() {
             let gather = std::mem::take(&mut self.gather);
-            self.flying_bytes = gather.bytes;
+            (self.flying_bytes, self.flying_memory) = (gather.bytes, gather.memory());
             self.flying = Some(Box::pin(gather.commit(self.shared.clone())));
         }
     }

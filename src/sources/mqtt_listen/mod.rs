@@ -24,6 +24,7 @@ mod greet;
 mod hub;
 mod inbound;
 mod link;
+mod memory;
 mod outbound;
 mod parked;
 mod payload;
@@ -40,12 +41,13 @@ pub use access::hash_password;
 
 use crate::{
     fault::Fault,
-    kind::{Intake, Kind, Params, ParamsError, Source},
+    kind::{Intake, Kind, Need, Params, ParamsError, Source},
 };
 use access::Access;
 use async_trait::async_trait;
 use config::Config;
 use hub::{Hub, Trouble};
+use link::{OUT_FULL, OUT_LEAST};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
@@ -84,6 +86,11 @@ impl Shared {
     fn owner(&self) -> &str {
         self.intake.topic()
     }
+
+    /// Bytes that are put out for a client before it reads them: as much as its part of the memory has room for.
+    fn out_full(&self) -> usize {
+        (self.intake.store().pools().connections.limit() / 512).clamp(OUT_LEAST, OUT_FULL)
+    }
 }
 
 #[async_trait]
@@ -96,6 +103,13 @@ impl Source for Listener {
             TcpListener::bind(self.listen).await.map_err(|e| Fault::retry(format!("`{}`: {e}", self.listen)))?;
         self.serve(listener, intake).await
     }
+
+    fn need(&self) -> Need {
+        let Config { max_packet, max_connections, retained_bytes, .. } = &self.config;
+        let largest = memory::WHOLE * max_packet.bytes() + (64 << 10);
+        let connections = max_connections * hub::seat(&self.config);
+        Need { fixed: 256 << 10, largest, connections, kept: retained_bytes.bytes() + hub::QUEUED }
+    }
 }
 
 impl Listener {
@@ -104,7 +118,7 @@ impl Listener {
             config: self.config.clone(),
             access: self.access.clone(),
             intake: intake.clone(),
-            hub: Arc::new(Hub::new(self.config.clone())),
+            hub: Arc::new(Hub::new(self.config.clone(), intake.store().pools())),
         });
         // Dropped with this future, and with it every connection.
         let mut tasks = JoinSet::new();

@@ -3,7 +3,7 @@
 use super::{
     Shared,
     encode::{self, Delivery},
-    link::{End, Link, OUT_FULL},
+    link::{End, Link},
     payload::{self, Message},
     session::{Phase, Selected, Sender, Session},
     wire::{Broken, Frame, Version, kind, reason},
@@ -53,7 +53,7 @@ impl Link {
     /// Reads on in the log, while there are subscriptions and the client keeps up.
     pub fn listen(&mut self) {
         let ahead = self.session.queue.len() < self.terms.receive_maximum.min(256) + AHEAD;
-        let ready = self.shelf.is_empty() && ahead && self.waiting() < OUT_FULL;
+        let ready = self.shelf.is_empty() && ahead && self.waiting() < self.shared.out_full();
         if self.pull.is_none()
             && (ready || self.hurry)
             && let Some(mut reader) = self.reader.take()
@@ -104,7 +104,7 @@ impl Link {
     /// Puts out what waits, as much as the client allows.
     pub fn pump(&mut self) -> Result<(), End> {
         let now = clock::steady_ms();
-        while self.waiting() < OUT_FULL
+        while self.waiting() < self.shared.out_full()
             && self.session.queue.len() < AHEAD + self.terms.receive_maximum
             && let Some((topic, kept, to)) = self.shelf.pop_front()
         {
@@ -119,7 +119,7 @@ impl Link {
         }
         let mut room = self.terms.receive_maximum.saturating_sub(self.session.in_flight());
         let mut at = 0;
-        while room > 0 && self.waiting() < OUT_FULL {
+        while room > 0 && self.waiting() < self.shared.out_full() {
             let Some(found) = self.session.queue.iter().skip(at).position(|i| i.phase == Phase::Waiting) else { break };
             at += found;
             let Some(message) = self.session.queue.get(at).map(|i| i.message.clone()) else { break };

@@ -2,6 +2,7 @@
 
 mod defects;
 mod fuzz;
+mod memory;
 mod sessions;
 mod tools;
 

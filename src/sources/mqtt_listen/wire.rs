@@ -98,6 +98,12 @@ pub fn frame(buf: &[u8], max: usize) -> Result<Option<Frame<'_>>, Broken> {
     Ok(buf.get(1 + at..whole).map(|body| Frame { first, body, len: whole }))
 }
 
+/// How long the first packet of `buf` will be, as soon as its first bytes say so.
+pub fn whole(buf: &[u8]) -> Option<usize> {
+    let (len, at) = length(buf.get(1..)?).ok()??;
+    Some(1 + at + len)
+}
+
 /// Takes data types off the front of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a>(pub &'a [u8]);

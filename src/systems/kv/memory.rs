@@ -78,6 +78,10 @@ impl Entries {
 
 #[async_trait]
 impl Kv for MemoryKv {
+    fn memory(&self) -> usize {
+        self.limit.bytes()
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Fault> {
         check_key(key)?;
         Ok(self.entries().all.get(key).map(|entry| entry.value.clone()))

@@ -22,6 +22,11 @@ pub const MAX_TTL: Duration = Duration::from_secs(3653 * 86_400);
 /// will expire, else a `Reject`. Each call bounds its own time.
 #[async_trait]
 pub trait Kv: Send + Sync {
+    /// Bytes that it may hold in memory.
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// The value of a key, unless it has none or its time is over.
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Fault>;
 

@@ -35,6 +35,10 @@ impl MemoryObjects {
 
 #[async_trait]
 impl Objects for MemoryObjects {
+    fn memory(&self) -> usize {
+        self.limit.bytes()
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Fault> {
         check_key(key)?;
         Ok(self.held().objects.get(key).cloned())

@@ -29,6 +29,11 @@ const RESERVED: &str = ".tidegate";
 /// A store may refuse a key below another, as `a/b` beside `a`: in a directory, `a` cannot be both.
 #[async_trait]
 pub trait Objects: Send + Sync {
+    /// Bytes that it may hold in memory.
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// The object of a key.
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Fault>;
 

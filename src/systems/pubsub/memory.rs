@@ -67,6 +67,10 @@ impl Listener {
 
 #[async_trait]
 impl PubSub for MemoryBroker {
+    fn memory(&self) -> usize {
+        BYTES
+    }
+
     async fn publish(&self, topic: &str, message: &[u8]) -> Result<(), Fault> {
         check_publish(topic, message)?;
         // Locked throughout, so that all listeners get the same order.

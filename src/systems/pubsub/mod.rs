@@ -15,6 +15,11 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 /// more is a `Reject`. A broker that cannot be reached is a `Retry`; a message may have arrived all the same.
 #[async_trait]
 pub trait PubSub: Send + Sync {
+    /// Bytes that it may hold in memory.
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// Publishes a message; `Ok` means that the broker has it. Bounds its own time.
     async fn publish(&self, topic: &str, message: &[u8]) -> Result<(), Fault>;
 

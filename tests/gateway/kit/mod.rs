@@ -115,6 +115,14 @@ impl Gateway {
         Self::start_with(dir, configuration, &[], Some([call, fault]))
     }
 
+    /// As `start`, in a cgroup, with variables in its environment.
+    pub fn start_in(dir: &Path, configuration: &str, env: &[(&str, &str)], group: &Path) -> Gateway {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#]).arg(group);
+        command.arg(env!("CARGO_BIN_EXE_tidegate")).envs(env.iter().copied());
+        Self::begin(dir, configuration, command, &[])
+    }
+
     fn begin(dir: &Path, configuration: &str, mut command: Command, arguments: &[&str]) -> Gateway {
         fs::write(dir.join("tidegate.jsonc"), configuration).unwrap();
         let log = OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();

@@ -2,6 +2,7 @@
 
 use super::super::{Config, Listener, access::Access};
 use crate::{
+    budget::Pools,
     event::{Batch, Draft, Event},
     kind::{Fields, Intake},
     store::{Append, Options, Reader, Step, Store},
@@ -34,9 +35,18 @@ impl Rig {
 
     /// `high`: bytes from which the store is full.
     pub async fn with(set: impl FnOnce(&mut Config), high: u64) -> Rig {
+        Rig::open(set, Options { high, low: high, ..Options::default() }).await
+    }
+
+    /// With what the listener may draw from.
+    pub async fn pooled(pools: &Pools) -> Rig {
+        Rig::open(|_| {}, Options { pools: pools.clone(), ..Options::default() }).await
+    }
+
+    async fn open(set: impl FnOnce(&mut Config), options: Options) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let path: PathBuf = dir.path().join("t.db");
-        let options = Options { path: Some(path), high, low: high, ..Options::default() };
+        let options = Options { path: Some(path), ..options };
         let mut config = Config::default();
         set(&mut config);
         let store = Store::open(options.clone()).unwrap();
