@@ -2,13 +2,12 @@
 //! the common budgets is used. Locks are held for a few lines that cannot fail, never across an await.
 
 use super::{config::Config, filter, payload::Kept, session::Session};
-use crate::clock;
+use crate::sources::trouble::Trouble;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 use tokio::sync::{RwLock, oneshot};
@@ -48,33 +47,6 @@ impl Drop for Claim {
     }
 }
 
-/// One connection's place among those allowed, for as long as this lives.
-pub struct Seat {
-    hub: Arc<Hub>,
-    peer: Option<IpAddr>,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut seats = lock(&self.hub.seats);
-        seats.all -= 1;
-        if let Some(peer) = self.peer
-            && let Some(n) = seats.by_peer.get_mut(&peer)
-        {
-            *n -= 1;
-            if *n == 0 {
-                seats.by_peer.remove(&peer);
-            }
-        }
-    }
-}
-
-#[derive(Default)]
-struct Seats {
-    all: usize,
-    by_peer: HashMap<IpAddr, usize>,
-}
-
 /// A retained message and the place of its event, which tells which of two is the newer.
 #[derive(Clone)]
 struct Retained {
@@ -88,42 +60,12 @@ struct Shelf {
     bytes: usize,
 }
 
-/// Something that is wrong for a while: a line when it begins, one a minute while it lasts, one when it ends.
-#[derive(Default)]
-pub struct Trouble {
-    on: AtomicBool,
-    count: AtomicU64,
-    said: AtomicU64,
-}
-
-/// Milliseconds between two lines about the same trouble.
-const SAY: u64 = 60_000;
-
-impl Trouble {
-    pub fn begins(&self, say: impl FnOnce() -> String) {
-        let count = self.count.fetch_add(1, Relaxed) + 1;
-        let (now, said) = (clock::mono_ms(), self.said.load(Relaxed));
-        if (!self.on.swap(true, Relaxed) || now.saturating_sub(said) > SAY)
-            && self.said.compare_exchange(said, now, Relaxed, Relaxed).is_ok()
-        {
-            log::warn!("{} ({count} so far)", say());
-        }
-    }
-
-    pub fn ends(&self, say: impl FnOnce(u64) -> String) {
-        if self.on.load(Relaxed) && self.on.swap(false, Relaxed) {
-            log::info!("{}", say(self.count.swap(0, Relaxed)));
-        }
-    }
-}
-
 pub struct Hub {
     owners: Mutex<HashMap<Arc<str>, Owner>>,
     /// By shared filter, its clients, and whether they are connected.
     shares: Mutex<HashMap<String, BTreeMap<Arc<str>, bool>>>,
     /// Clients whose session lasts.
     lasting: Mutex<BTreeSet<Arc<str>>>,
-    seats: Mutex<Seats>,
     shelf: Mutex<Shelf>,
     /// Held for reading while a retained message is committed, for writing at a subscription: a subscriber gets it
     /// as retained, or as new, but never not at all.
@@ -151,7 +93,6 @@ impl Hub {
             owners: Mutex::default(),
             shares: Mutex::default(),
             lasting: Mutex::default(),
-            seats: Mutex::default(),
             shelf: Mutex::default(),
             gate: RwLock::new(()),
             numbers: AtomicU64::new(0),
@@ -166,21 +107,6 @@ impl Hub {
             crowded: Trouble::default(),
             denied: Trouble::default(),
         }
-    }
-
-    /// A place for one more connection, if there is one. Loopback is limited in all only.
-    pub fn seat(self: &Arc<Self>, peer: IpAddr) -> Option<Seat> {
-        let peer = Some(peer).filter(|ip| !ip.is_loopback());
-        let mut seats = lock(&self.seats);
-        let here = peer.map_or(0, |ip| seats.by_peer.get(&ip).copied().unwrap_or(0));
-        if seats.all >= self.limits.max_connections || here >= self.limits.max_per_address {
-            return None;
-        }
-        seats.all += 1;
-        if let Some(ip) = peer {
-            seats.by_peer.insert(ip, here + 1);
-        }
-        Some(Seat { hub: self.clone(), peer })
     }
 
     /// Makes the caller the owner of a client id; also gives the line to the one before, who may still have the session.
