@@ -1,8 +1,8 @@
 //! Places for connections, for sources that listen: how many there are, and who must go when all are taken.
 //!
-//! Who was never of use goes first, the longest connected before others; then who makes us wait, the longest waiting first.
-//! Who is being served stays. So a crowd of slow clients, from however few addresses, keeps nobody out: a connection that
-//! says at once what it wants is answered before its turn to go comes.
+//! Who has made us wait for longest goes first; who was never of use has waited since it connected. Who is being served stays.
+//! So a crowd of slow clients, from however few addresses, keeps nobody out: a connection that says at once what it wants is
+//! answered before its turn to go comes.
 
 use super::trouble::Trouble;
 use crate::clock;
@@ -23,10 +23,12 @@ use tokio::{
 };
 
 /// Nobody goes before so many milliseconds: time for a TLS handshake and a first request from far away. While a crowd comes
-/// back at once, a place changes hands this often; with 256 places, 800 others before one are through within a second.
-const GRACE: u64 = 250;
+/// back at once, a place changes hands this often: with 256 places, 2,000 others before one are through within a second.
+const GRACE: u64 = 100;
 /// A new connection waits this long for a place; the others wait behind it.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// A part of all places: so many of those that make us wait go at once.
+const AT_ONCE: usize = 16;
 /// Bytes that the kernel keeps for a client that does not read (it doubles them); without, it would be megabytes.
 const SEND_BUFFER: u32 = 64 << 10;
 /// Connections that wait to be accepted.
@@ -34,8 +36,6 @@ const BACKLOG: u32 = 1024;
 
 /// Who stays.
 const STAYS: u64 = u64::MAX;
-/// Who was of use goes after all that were not.
-const PROVEN: u64 = 1 << 62;
 
 /// Listens with buffers that are bounded.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -65,7 +65,7 @@ struct Hall {
 
 struct Place {
     peer: IpAddr,
-    /// Since when it waits, milliseconds; [`PROVEN`] more if it was of use; or [`STAYS`].
+    /// From when on it makes us wait, milliseconds; or [`STAYS`].
     standing: AtomicU64,
     /// Bytes of the common memory that it holds while it waits.
     holds: AtomicUsize,
@@ -109,7 +109,7 @@ impl Seats {
         let here = taken.values().filter(|place| place.peer == peer).count();
         let crowd = here >= self.0.per_peer && !peer.is_loopback();
         if crowd || taken.len() >= self.0.all {
-            let wait = self.end_one(&taken, |place| !crowd || place.peer == peer);
+            let wait = self.end_some(&taken, self.0.all / AT_ONCE, |place| !crowd || place.peer == peer);
             // One address that has too many does not make the others wait.
             return Err(wait.filter(|(went, _)| *went || !crowd).map(|(_, wait)| wait));
         }
@@ -120,22 +120,30 @@ impl Seats {
         Ok(Seat { seats: self.clone(), number, born, proven: AtomicBool::new(false), place })
     }
 
-    /// Sends away the first of some who must go: whether one goes now, and how long until its place, or another's turn, may
-    /// come. `None`: all of them stay.
-    fn end_one(&self, taken: &BTreeMap<u64, Arc<Place>>, of: impl Fn(&Place) -> bool) -> Option<(bool, Duration)> {
-        let standings = taken.values().filter(|place| of(place)).map(|place| (place.standing.load(Relaxed), place));
-        let (standing, place) = standings.min_by_key(|(standing, _)| *standing).filter(|(s, _)| *s != STAYS)?;
-        let due = (standing & !PROVEN) + GRACE;
-        let left = due.saturating_sub(clock::mono_ms());
-        if left > GRACE {
-            return None; // a silence that is allowed until then
-        }
-        if left == 0 {
+    /// Sends away the first of some who must go, and a few more for the next who come, `most` in all: whether any goes now,
+    /// and how long until its place, or another's turn, may come. `None`: all of them stay.
+    fn end_some(
+        &self,
+        taken: &BTreeMap<u64, Arc<Place>>,
+        most: usize,
+        of: impl Fn(&Place) -> bool,
+    ) -> Option<(bool, Duration)> {
+        let now = clock::mono_ms();
+        let left = |standing: u64| (standing + GRACE).saturating_sub(now);
+        let some = taken.values().filter(|place| of(place)).map(|place| (place.standing.load(Relaxed), place));
+        let mut some: Vec<(u64, &Arc<Place>)> = some.filter(|(standing, _)| *standing != STAYS).collect();
+        some.sort_unstable_by_key(|(standing, _)| *standing);
+        let wait = left(some.first()?.0);
+        for (_, place) in some.iter().take(most.max(1)).filter(|(standing, _)| left(*standing) == 0) {
             place.standing.store(STAYS, Relaxed);
             place.out.notify_one();
             self.0.ended.fetch_add(1, Relaxed);
         }
-        Some((left == 0, Duration::from_millis(if left == 0 { GRACE } else { left })))
+        match wait {
+            0 => Some((true, Duration::from_millis(GRACE))),
+            // More is a silence that is allowed until then.
+            wait => (wait <= GRACE).then(|| (false, Duration::from_millis(wait))),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Place>>> {
@@ -165,24 +173,24 @@ fn millis(span: Duration) -> u64 {
 }
 
 impl Seat {
-    /// The client was of use.
+    /// The client was of use: while nothing is asked of it, it does not make us wait.
     pub fn proves(&self) {
         self.proven.store(true, Relaxed);
     }
 
     /// The client has made us wait for so long.
     pub fn waits(&self, since: Duration) {
-        self.waits_from(clock::mono_ms().saturating_sub(millis(since)));
+        self.stand(clock::mono_ms().saturating_sub(millis(since)));
     }
 
-    /// Nothing is asked of the client, which may be silent for so long; unless it was never of use.
+    /// Nothing is asked of the client, which may be silent for so long from now; unless it was never of use.
     pub fn rests(&self, silence: Duration) {
-        self.waits_from(clock::mono_ms().saturating_add(millis(silence)));
+        self.stand(clock::mono_ms().saturating_add(millis(silence)).min(STAYS - GRACE - 1));
     }
 
-    fn waits_from(&self, ms: u64) {
-        let standing = if self.proven.load(Relaxed) { ms.min(PROVEN - 1) | PROVEN } else { self.born };
-        self.place.standing.store(standing, Relaxed);
+    fn stand(&self, standing: u64) {
+        let proven = self.proven.load(Relaxed);
+        self.place.standing.store(if proven { standing } else { self.born }, Relaxed);
     }
 
     /// The client is being served.
@@ -206,7 +214,7 @@ impl Seat {
         let went = {
             let taken = self.seats.lock();
             let holder = |place: &Place| place.holds.load(Relaxed) > 0 && !std::ptr::eq(place, &**own);
-            self.seats.end_one(&taken, holder).is_some_and(|(went, _)| went)
+            self.seats.end_some(&taken, 1, holder).is_some_and(|(went, _)| went)
         };
         if went {
             sleep(Duration::from_millis(5)).await;
@@ -259,12 +267,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_of_no_use_goes_first_and_who_is_served_stays() {
+    async fn who_makes_others_wait_goes_first_and_who_is_served_stays() {
         let seats = Seats::new("x", 5, 5);
         let (gone, here) = (Arc::default(), "127.0.0.1".parse().unwrap());
-        for name in ["served", "idle", "slow", "silent", "resting"] {
+        for name in ["served", "idle", "slow", "stranger", "resting"] {
             let seat = seats.take(here).await.unwrap();
-            if name != "silent" {
+            if name != "stranger" {
                 seat.proves();
             }
             match name {
@@ -284,8 +292,7 @@ mod tests {
             more.push(seat);
         }
         let told = gone.lock().unwrap().clone();
-        // The silent one was given its time, and is the first of the three.
-        assert_eq!(told, ["silent", "slow", "idle"]);
+        assert_eq!(told, ["slow", "idle", "stranger"]);
         assert!(begun.elapsed() >= Duration::from_millis(GRACE - 50), "{:?}", begun.elapsed());
         assert!(seats.take(here).await.is_none(), "the others stay");
     }

@@ -91,7 +91,7 @@ async fn greet(stream: TcpStream, acceptor: Option<TlsAcceptor>, seat: Seat, des
 /// Answers request after request. How a connection ends is the client's affair.
 async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &Desk, seat: &Seat) {
     let turn = Turn::default();
-    let stream = TokioIo::new(Paced::new(stream, turn.clone()));
+    let stream = TokioIo::new(Paced::new(stream, turn.clone(), seat));
     let service = service_fn(move |request| {
         let turn = turn.clone();
         turn.change();

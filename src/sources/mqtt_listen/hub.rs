@@ -15,6 +15,10 @@ use tokio::sync::{RwLock, oneshot};
 /// Bytes of messages that may wait for all clients together.
 const QUEUED: usize = 16 << 20;
 
+/// Bytes of packets that may be on their way to the store, of all clients together, before each has to wait for its own: what
+/// many send at once, one more must wait for.
+const FLYING: usize = 1 << 20;
+
 /// A new connection asks the owner of its session for it.
 pub struct Takeover {
     /// The session ends; the new connection begins another.
@@ -72,6 +76,7 @@ pub struct Hub {
     pub gate: RwLock<()>,
     numbers: AtomicU64,
     queued: AtomicUsize,
+    flying: AtomicUsize,
     limits: Config,
     pub session_events: usize,
     pub session_bytes: usize,
@@ -97,6 +102,7 @@ impl Hub {
             gate: RwLock::new(()),
             numbers: AtomicU64::new(0),
             queued: AtomicUsize::new(0),
+            flying: AtomicUsize::new(0),
             session_events: limits.session_events,
             session_bytes: limits.session_bytes.bytes(),
             limits,
@@ -198,6 +204,20 @@ impl Hub {
         let shelf = lock(&self.shelf);
         let found = shelf.messages.iter().filter(|(topic, _)| filter::matches(wanted, topic));
         found.map(|(topic, r)| (topic.clone(), r.kept.clone())).collect()
+    }
+
+    /// Bytes of packets go to the store.
+    pub fn flies(&self, bytes: usize) {
+        self.flying.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn landed(&self, bytes: usize) {
+        self.flying.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Whether a client may send on while the store has something of it.
+    pub fn may_gather(&self) -> bool {
+        self.flying.load(Relaxed) < FLYING
     }
 
     pub fn queued_more(&self, bytes: usize) {

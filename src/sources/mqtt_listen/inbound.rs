@@ -286,8 +286,8 @@ impl Link {
 
     /// Answers what was committed, or why it was not.
     pub fn landed(&mut self, gather: Gather, result: Result<(), Refusal>) -> Result<(), End> {
-        self.flying_bytes = 0;
         let hub = &self.shared.hub;
+        hub.landed(std::mem::take(&mut self.flying_bytes));
         let failed = match result {
             Ok(()) => {
                 hub.full.ends(|n| format!("{}: messages are taken again; {n} batches were not", self.shared.owner()));

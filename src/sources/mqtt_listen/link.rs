@@ -206,7 +206,8 @@ impl Link {
         loop {
             self.launch();
             self.listen();
-            let reads = self.waiting() < OUT_STOP && self.uncommitted() < UNCOMMITTED && self.throttled.is_none();
+            let more = self.uncommitted() == 0 || self.uncommitted() < UNCOMMITTED && self.shared.hub.may_gather();
+            let reads = self.waiting() < OUT_STOP && more && self.throttled.is_none();
             if reads && input.capacity() - input.len() < IDLE {
                 input.reserve(READ);
             }
@@ -373,6 +374,7 @@ impl Link {
         if self.flying.is_none() && !self.gather.is_empty() {
             let gather = std::mem::take(&mut self.gather);
             self.flying_bytes = gather.bytes;
+            self.shared.hub.flies(gather.bytes);
             self.flying = Some(Box::pin(gather.commit(self.shared.clone())));
         }
     }

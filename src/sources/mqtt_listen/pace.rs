@@ -52,8 +52,7 @@ impl Pace {
         }
         match self.torn.map(|(since, _)| since).into_iter().chain(self.stuck).min() {
             Some(since) => seat.waits(since.elapsed()),
-            None if silent > most => seat.waits(silent - most),
-            None => seat.rests(most - silent),
+            None => seat.rests(most.saturating_sub(silent)),
         }
     }
 
