@@ -139,7 +139,7 @@ async fn admit(shared: &Arc<Shared>, connect: &Connect<'_>, seat: &Seat) -> Resu
     };
     seat.stays();
     if let Some(will) = &connect.will {
-        if will.topic.len() > filter::MAX_TOPIC {
+        if filter::is_too_much(will.topic) {
             return Err(reason::TOPIC);
         }
         if !grant.may_publish(will.topic) {

@@ -236,8 +236,8 @@ impl Link {
             if !filter::is_topic(text) {
                 return malformed("the topic has wildcards or U+0000");
             }
-            if text.len() > filter::MAX_TOPIC {
-                return Err(Broken(reason::TOPIC, "the topic has more than 1024 bytes"));
+            if filter::is_too_much(text) {
+                return Err(Broken(reason::TOPIC, "the topic has more than 1024 bytes or 128 levels"));
             }
             text.clone_into(&mut self.last.topic);
             self.last.meta.clear();

@@ -334,3 +334,15 @@ async fn who_begins_a_packet_ends_it_in_time() {
     let ended = c.0.read_u8().await;
     assert!(ended.is_err() && (9..=12).contains(&since.elapsed().as_secs()), "{ended:?} {:?}", since.elapsed());
 }
+
+#[tokio::test]
+async fn a_packet_with_more_filters_than_a_session_may_have_ends_the_connection() {
+    let rig = Rig::with(|c| c.max_subscriptions = 3, 1 << 30).await;
+    for (filters, ends) in [(3, false), (4, true)] {
+        let mut c = rig.client("many", 4).await;
+        let body = [&[0, 1][..], &[&text("#")[..], &[0]].concat().repeat(filters)].concat();
+        c.send(&framed(0x82, &body)).await;
+        assert_eq!(c.packet().await.is_empty(), ends, "{filters}");
+    }
+    lives(&rig).await;
+}
