@@ -107,8 +107,9 @@ pub fn stamp_of(steady_ms: i64) -> Stamp {
     Stamp { wall_ms: now.wall_ms.saturating_sub(ago), mono_ms, ..now }
 }
 
-fn millis_of(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX)
+/// Milliseconds, in the signed form of times; what cannot be said there is for ever.
+pub fn millis_of(ms: impl TryInto<i64>) -> i64 {
+    ms.try_into().unwrap_or(i64::MAX)
 }
 
 /// Wall clock, milliseconds since 1970-01-01 UTC. (`SystemTime::now` panics on armv7 musl after January 2038; this

@@ -40,10 +40,10 @@ struct Config {
     /// Where the units are: `tcp` or `rtu`. Components with the same one share it.
     connect: Connect,
     /// How long to wait for an answer, 10 ms to 1 min. On a serial line the time that the bytes take comes on top.
-    #[serde(default = "half_a_second")]
+    #[serde(default = "Patience::usual_timeout")]
     timeout: Span,
     /// How often a write is tried again at once, 0 to 10.
-    #[serde(default = "one")]
+    #[serde(default = "Patience::usual_retries")]
     retries: u32,
     /// What is written, in this order.
     writes: Vec<Write>,
@@ -87,14 +87,6 @@ enum Function {
     Coil,
     Register,
     Registers,
-}
-
-fn half_a_second() -> Span {
-    Span::millis(500)
-}
-
-fn one() -> u32 {
-    1
 }
 
 fn build(params: Params) -> Result<Box<dyn Sink>, ParamsError> {

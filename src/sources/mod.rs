@@ -12,10 +12,12 @@ pub mod mqtt_listen;
 mod probe;
 mod recent;
 mod report;
+mod seats;
 pub mod serial;
 pub mod stdin;
 pub mod subscribe;
 pub mod sysfs;
+mod trouble;
 
 use crate::{
     fault::Fault,

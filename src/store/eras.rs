@@ -6,7 +6,7 @@
 //! later does not move it, or timeouts would be over at once; but the ages of events count it.
 
 use super::OpenError;
-use crate::clock::{Quality, Stamp};
+use crate::clock::{Quality, Stamp, millis_of as ms};
 use rusqlite::{Connection, params};
 
 /// A wall clock that nobody has set may be anything; what it says of the time without power counts up to this much. Events
@@ -42,10 +42,6 @@ pub(super) struct Eras {
     start: u32,
     /// Something is to be written.
     changed: bool,
-}
-
-fn ms(mono: u64) -> i64 {
-    i64::try_from(mono).unwrap_or(i64::MAX)
 }
 
 impl Eras {

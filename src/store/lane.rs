@@ -1,19 +1,15 @@
 //! What is where: lanes, consumers and their cursors, as the writer knows them and as everybody else may see them.
 
 use super::{Options, eras::Eras, rows::Chunk};
+use crate::clock::millis_of;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
-    time::Duration,
 };
 use tokio::sync::Notify;
 
 /// Of the fresh batches that stay in memory, a lane has so many bytes at most.
 const TAIL_BYTES: usize = 2 << 20;
-
-pub(super) fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
 
 /// A topic at one priority: a run of sequence numbers without holes.
 #[derive(Clone, Debug)]
@@ -162,7 +158,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub fn new(store: u64, died: bool, options: &Options, index: Index, eras: &Eras) -> Self {
-        let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis(*ttl))).collect();
+        let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis_of(ttl.as_millis()))).collect();
         let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), most: options.tails, ..View::default() });
         Shared { store, died, ttl, view, offload: Notify::new(), full: AtomicBool::new(false) }
     }

@@ -294,6 +294,7 @@ impl Position {
     fn take(&mut self, lane: u16, max: usize, bytes: usize, eras: &Eras) -> Option<Lot> {
         let mut lot = Lot { lane, from: self.next, to: self.next, events: Vec::new(), broken: None };
         let mut size = 0;
+        let now = (clock::mono_ms(), clock::steady_ms());
         while let Some(chunk) = self.ahead.front().filter(|_| lot.to < self.stop) {
             let data = match &chunk.data {
                 Ok(data) => data,
@@ -317,7 +318,7 @@ impl Position {
                     lot.to = chunk.end(); // cannot happen while the CRC holds; never loop on it
                     break;
                 };
-                event.expires = expiry(&event, self.ttl, eras);
+                event.expires = expiry(&event, self.ttl, eras, now);
                 eras.mend(&mut event.stamp);
                 size += event.body.size() + event.meta.len();
                 lot.to = records.seq();
@@ -334,12 +335,11 @@ impl Position {
     }
 }
 
-/// When an event is too old for everybody, by the steady clock.
-fn expiry(event: &Event, ttl: i64, eras: &Eras) -> i64 {
+/// When an event is too old for everybody, by the steady clock. `now`: the monotonic and the steady clock.
+fn expiry(event: &Event, ttl: i64, eras: &Eras, (mono, steady): (u64, i64)) -> i64 {
     let ttl = event.ttl.map_or(ttl, |seconds| ttl.min(i64::from(seconds) * 1000));
     if ttl == i64::MAX {
         return i64::MAX;
     }
-    let age = eras.age(&event.stamp, clock::mono_ms());
-    clock::steady_ms().saturating_sub(age).saturating_add(ttl)
+    steady.saturating_sub(eras.age(&event.stamp, mono)).saturating_add(ttl)
 }

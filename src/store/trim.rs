@@ -2,10 +2,11 @@
 
 use super::{
     Keep, Options,
-    lane::{Index, Lane, View, millis},
+    lane::{Index, Lane, View},
     rows::{key, seq_of},
     schema,
 };
+use crate::clock::millis_of;
 use rusqlite::{Connection, params};
 use std::{
     collections::BTreeSet,
@@ -99,7 +100,7 @@ impl Trimmer {
         self.expired = Some(Instant::now());
         for (id, lane) in &index.lanes {
             let Some(ttl) = options.ttl.get(&*lane.topic).filter(|_| lane.next > lane.first) else { continue };
-            let end = aged(db, *id, lane, now.saturating_sub(millis(*ttl)))?;
+            let end = aged(db, *id, lane, now.saturating_sub(millis_of(ttl.as_millis())))?;
             for ((consumer, _), cursor) in index.cursors.iter_mut().filter(|((_, l), c)| l == id && c.seq < end) {
                 cursor.expired += end - cursor.seq;
                 cursor.seq = end;

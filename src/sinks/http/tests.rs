@@ -11,7 +11,13 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
-use std::{io::Read, net::TcpListener, path::Path, thread, time::Instant};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    path::Path,
+    thread,
+    time::Instant,
+};
 
 fn sink(mut config: Value, url: &str) -> Http {
     config["url"] = url.into();
@@ -328,5 +334,56 @@ fn a_wrong_configuration_names_the_field() {
         let got = got.err().map(|e| e.to_string()).unwrap_or_default();
         assert!(if want.is_empty() { got.is_empty() } else { got.contains(want) }, "{config}: {got}");
         assert!(!got.contains("canary"), "{got}");
+    }
+}
+
+/// Answers every connection with `start`, and then with `rest` for ever, so long apart.
+fn endless(start: &str, rest: &str, pause: Duration) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (start, rest) = (start.to_owned(), rest.to_owned());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, start, rest) = (stream.unwrap(), start.clone(), rest.clone());
+            thread::spawn(move || {
+                let mut sent = stream.write_all(start.as_bytes());
+                while sent.is_ok() {
+                    sent = stream.write_all(rest.as_bytes());
+                    thread::sleep(pause);
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_server_that_never_ends_its_answer_is_left_in_time() {
+    let (fast, slow) = (Duration::ZERO, Duration::from_millis(40));
+    let ok = "HTTP/1.1 200 OK\r\n";
+    for (what, scheme, start, rest, pause, want) in [
+        ("headers", "http", ok, "X-A: b\r\n", fast, "retry"),
+        ("slow headers", "http", ok, "X-A: b\r\n", slow, "retry"),
+        ("one header", "http", "HTTP/1.1 200 OK\r\nX-A: ", "bbbbbbbb", fast, "retry"),
+        ("a status line", "http", "HTTP/1.1 200 ", "OOOOOOOOOO", fast, "retry"),
+        ("what is no HTTP", "http", "", "\0", fast, "retry"),
+        ("promises", "http", "", "HTTP/1.1 100 Continue\r\n\r\n", fast, "retry"),
+        ("a body", "http", "HTTP/1.1 200 OK\r\n\r\n", "xxxxxxxxxxxxxxxx", fast, "ok"),
+        ("a slow body", "http", "HTTP/1.1 200 OK\r\n\r\n", "x", slow, "ok"),
+        ("chunks", "http", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", fast, "ok"),
+        ("a chunk's length", "http", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0", fast, "ok"),
+        ("an error", "http", "HTTP/1.1 500 No\r\n\r\n", "xxxxxxxxxxxxxxxx", fast, "retry"),
+        ("a refusal", "http", "HTTP/1.1 400 No\r\n\r\n", "xxxxxxxxxxxxxxxx", fast, "reject"),
+        ("a handshake", "https", "", "\x16\x03\x01\0\x01\x01", slow, "retry"),
+        ("a record", "https", "\x16\x03\x01\x3f\0\x02", "\0", slow, "retry"),
+    ] {
+        let url = format!("{scheme}://127.0.0.1:{}/", endless(start, rest, pause));
+        let mut sink = sink(json!({"timeout": "500ms"}), &url);
+        let begun = Instant::now();
+        let got = ended(sink.deliver(&events(&["a"])).await);
+        let took = begun.elapsed();
+        println!("{what}: {took:?}: {got}");
+        assert!(got.starts_with(want) && got.len() < 500, "{what}: {got}");
+        assert!(took < Duration::from_secs(3), "{what}: {took:?}");
     }
 }

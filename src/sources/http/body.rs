@@ -1,7 +1,10 @@
 //! A request's body, read within limits of size, time and memory.
 
 use super::answer::Problem;
-use crate::budget::{self, Pool};
+use crate::{
+    budget::{self, Pool},
+    sources::seats::Seat,
+};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
@@ -62,6 +65,10 @@ impl<'a> Share<'a> {
         Share { room, bytes: 0, drawn: room.pool.share(), patience: PATIENCE }
     }
 
+    fn fits(&self, bytes: usize) -> bool {
+        self.room.taken.load(Relaxed) + bytes <= self.room.limit
+    }
+
     /// Waits for the memory of so many bytes more, of `all` that are said to come.
     async fn grow(&mut self, bytes: usize, all: usize) -> Result<(), Problem> {
         self.bytes += bytes;
@@ -119,8 +126,8 @@ impl Drop for Share<'_> {
     }
 }
 
-/// Reads the body to its end.
-pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) -> Result<Bytes, Problem> {
+/// Reads the body to its end. Where there is no memory for it, a slower one has to give its own back.
+pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>, seat: &Seat) -> Result<Bytes, Problem> {
     let too_large = || Problem::too_large(format!("the body is over the limit of {max} bytes; nothing was stored"));
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
@@ -143,7 +150,9 @@ pub(super) async fn read(mut body: Incoming, max: usize, share: &mut Share<'_>) 
             }
         };
         let Ok(data) = frame.into_data() else { continue }; // trailers say nothing here
+        while !share.fits(data.len()) && seat.make_room().await {}
         share.grow(data.len(), all).await?;
+        seat.holds(share.bytes);
         if got + data.len() > max {
             return Err(too_large());
         }

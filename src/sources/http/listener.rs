@@ -7,17 +7,15 @@ use super::{
 use crate::{
     budget,
     fault::Fault,
+    sources::{
+        seats::{Seat, Seats},
+        trouble::Trouble,
+    },
     systems::tls::{self, ServerTls},
 };
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -38,60 +36,9 @@ const TLS: usize = 40 << 10;
 const CERTIFICATES: Duration = Duration::from_secs(60);
 /// Wait after a failed accept: mostly, there are no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Refused connections are told of no oftener: whoever causes them does not fill the log.
-const QUIET: Duration = Duration::from_secs(60);
 const NO_SEAT: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 115\r\n\r\n\
 {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"there are too many connections already\"}";
-
-/// Counts connections, all and by peer.
-#[derive(Clone)]
-pub(super) struct Seats {
-    taken: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
-    all: usize,
-    per_peer: usize,
-}
-
-impl Seats {
-    pub fn new(all: usize, per_peer: usize) -> Self {
-        Seats { taken: Arc::default(), all, per_peer }
-    }
-
-    fn take(&self, peer: IpAddr) -> Option<Seat> {
-        let peer = network(peer);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = taken.get(&peer).copied().unwrap_or(0);
-        if taken.values().sum::<usize>() >= self.all || (here >= self.per_peer && !peer.is_loopback()) {
-            return None;
-        }
-        taken.insert(peer, here + 1);
-        Some(Seat { seats: self.clone(), peer })
-    }
-}
-
-/// One host, as far as one can tell: an IPv6 host has a whole /64 to choose addresses from.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(ip) if !ip.is_loopback() => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
-        ip => ip,
-    }
-}
-
-/// A connection's place, given back when dropped.
-struct Seat {
-    seats: Seats,
-    peer: IpAddr,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get_mut(&self.peer) {
-            Some(n) if *n > 1 => *n -= 1,
-            _ => drop(taken.remove(&self.peer)),
-        }
-    }
-}
 
 /// Bytes of memory that a connection takes.
 pub(super) fn seat(tls: bool) -> usize {
@@ -107,29 +54,21 @@ pub(super) async fn serve(
 ) -> Result<(), Fault> {
     let mut tls = tls.map(Certificates::read).transpose().map_err(|e| Fault::Retry(e.context("tls")))?;
     let mut connections = JoinSet::new();
-    let (mut refused, mut failing, mut told) = (0u64, false, None::<Instant>);
+    let failing = Trouble::default();
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        log::warn!("sources.{}: cannot accept connections: {error}", desk.name());
-                    }
+                    failing.begins(|| format!("sources.{}: cannot accept connections: {error}", desk.name()));
                     sleep(PAUSE).await;
                     continue;
                 }
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
         };
-        failing = false;
-        let taken = seats.take(peer.ip()).zip(desk.seat(seat(tls.is_some())));
-        let Some(taken) = taken else {
-            refused += 1;
-            if told.is_none_or(|told| told.elapsed() >= QUIET) {
-                log::warn!("sources.{}: too many connections, refused {refused} (last from {peer})", desk.name());
-                (refused, told) = (0, Some(Instant::now()));
-            }
+        failing.ends(|_| format!("sources.{}: connections are accepted again", desk.name()));
+        let Some(seat) = seats.take_with(peer.ip(), || desk.seat(seat(tls.is_some()))).await else {
             if tls.is_none() {
                 stream.try_write(NO_SEAT).ok();
             }
@@ -137,30 +76,48 @@ pub(super) async fn serve(
         };
         stream.set_nodelay(true).ok();
         let acceptor = tls.as_mut().map(|tls| tls.fresh(desk.name()));
-        connections.spawn(greet(stream, acceptor, taken, desk.clone()));
+        connections.spawn(greet(stream, acceptor, seat, desk.clone()));
     }
 }
 
-async fn greet(stream: TcpStream, acceptor: Option<TlsAcceptor>, _seat: (Seat, budget::Share), desk: Arc<Desk>) {
-    match acceptor {
-        None => converse(stream, desk).await,
-        Some(acceptor) => {
-            if let Ok(Ok(stream)) = timeout(HEAD, acceptor.accept(stream)).await {
-                converse(stream, desk).await;
+/// Serves a connection until its end, or until others need its place.
+async fn greet(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    (seat, _memory): (Seat, budget::Share),
+    desk: Arc<Desk>,
+) {
+    let served = async {
+        match acceptor {
+            None => converse(stream, &desk, &seat).await,
+            Some(acceptor) => {
+                if let Ok(Ok(stream)) = timeout(HEAD, acceptor.accept(stream)).await {
+                    converse(stream, &desk, &seat).await;
+                }
             }
         }
+    };
+    tokio::select! {
+        () = served => {}
+        () = seat.out() => {}
     }
 }
 
 /// Answers request after request. How a connection ends is the client's affair.
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, desk: Arc<Desk>) {
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &Desk, seat: &Seat) {
     let turn = Turn::default();
-    let stream = TokioIo::new(Paced::new(stream, turn.clone()));
+    let stream = TokioIo::new(Paced::new(stream, turn.clone(), seat));
     let service = service_fn(move |request| {
-        let (desk, turn) = (desk.clone(), turn.clone());
+        let turn = turn.clone();
         turn.change();
+        seat.waits(Duration::ZERO);
         async move {
-            let answer = desk.answer(request).await;
+            let answer = desk.answer(request, seat).await;
+            if answer.status().is_success() {
+                seat.proves();
+            }
+            seat.holds(0);
+            seat.waits(Duration::ZERO);
             turn.change();
             Ok::<_, Infallible>(answer)
         }
@@ -191,28 +148,5 @@ impl<'a> Certificates<'a> {
             }
         }
         self.acceptor.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seats_are_counted_by_host_and_given_back() {
-        for (peers, want) in [
-            (["10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2"], [true, true, false, true]),
-            (["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.1", "::ffff:10.0.0.1"], [true, true, false, false]),
-            (["fd00::1", "fd00::2", "fd00::3", "fd00:0:0:1::1"], [true, true, false, true]),
-            (["127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.1"], [true, true, true, false]),
-            (["::1", "::1", "::1", "10.0.0.1"], [true, true, true, false]),
-        ] {
-            let seats = Seats::new(3, 2);
-            for _ in 0..2 {
-                let taken = peers.map(|peer| seats.take(peer.parse().unwrap()));
-                assert_eq!(taken.each_ref().map(Option::is_some), want, "{peers:?}");
-            }
-            assert!(seats.taken.lock().unwrap().is_empty());
-        }
     }
 }

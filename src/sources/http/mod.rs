@@ -18,11 +18,11 @@ use crate::{
     event::Batch,
     fault::Fault,
     kind::{Intake, Kind, Need, ParamsError, Source},
+    sources::seats::{self, Seats},
     systems::tls::ServerTls,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use listener::Seats;
 use request::Desk;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -79,7 +79,8 @@ struct Config {
     max_body: Size,
     /// Bytes of bodies in memory at once, received or waiting for the disk. A request on top of that is answered 429.
     waiting: Size,
-    /// Connections at once. One on top of that is answered 503 and closed.
+    /// Connections at once. For one on top of that the slowest of those that make the gateway wait is closed; while all are
+    /// being served it is answered 503.
     connections: usize,
     /// Connections at once from one address, or one IPv6 /64 network; loopback is exempt.
     per_peer: usize,
@@ -144,7 +145,7 @@ impl Http {
     async fn serve(&self, listener: TcpListener, intake: &Intake) -> Result<(), Fault> {
         let Config { tokens, max_body, waiting, connections, per_peer, tls, .. } = &self.config;
         let desk = Desk::new(intake.clone(), tokens, max_body.bytes(), waiting.bytes());
-        let seats = Seats::new(*connections, *per_peer);
+        let seats = Seats::new(intake.topic(), *connections, *per_peer);
         listener::serve(listener, tls.as_ref(), seats, Arc::new(desk)).await
     }
 }
@@ -152,7 +153,7 @@ impl Http {
 #[async_trait]
 impl Source for Http {
     async fn run(&mut self, intake: &Intake) -> Result<(), Fault> {
-        let listener = TcpListener::bind(self.listen).await;
+        let listener = seats::listen(self.listen);
         let listener = listener.map_err(|e| Fault::retry(format!("cannot listen on {}: {e}", self.listen)))?;
         log::info!("sources.{}: listening on {}", intake.topic(), self.listen);
         self.serve(listener, intake).await

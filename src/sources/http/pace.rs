@@ -1,6 +1,7 @@
 //! How fast a connection must go: hyper has no limit for idle connections apart from the one for heads, and none for
 //! answers that nobody reads.
 
+use crate::sources::seats::Seat;
 use std::{
     future::Future,
     io,
@@ -38,9 +39,10 @@ impl Turn {
 }
 
 /// A stream that fails when its peer is too slow.
-pub(super) struct Paced<S> {
+pub(super) struct Paced<'a, S> {
     inner: S,
     turn: Turn,
+    seat: &'a Seat,
     seen: u32,
     since: Instant,
     in_head: bool,
@@ -49,10 +51,10 @@ pub(super) struct Paced<S> {
     alarm: Pin<Box<Sleep>>,
 }
 
-impl<S> Paced<S> {
-    pub fn new(inner: S, turn: Turn) -> Self {
+impl<'a, S> Paced<'a, S> {
+    pub fn new(inner: S, turn: Turn, seat: &'a Seat) -> Self {
         let since = Instant::now();
-        Paced { inner, turn, seen: 0, since, in_head: true, closing: None, alarm: Box::pin(sleep(HEAD)) }
+        Paced { inner, turn, seat, seen: 0, since, in_head: true, closing: None, alarm: Box::pin(sleep(HEAD)) }
     }
 
     /// Called when the peer makes us wait.
@@ -71,6 +73,15 @@ impl<S> Paced<S> {
         }
     }
 
+    /// Called when the peer does not read what it is answered.
+    fn unread<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let slow = self.wait(cx);
+        if !self.serving() {
+            self.seat.waits(self.since.elapsed());
+        }
+        slow.map(Err)
+    }
+
     fn look(&mut self) {
         let turn = self.turn.0.load(Relaxed);
         if turn != self.seen {
@@ -83,7 +94,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<'_, S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) else {
@@ -92,16 +103,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         this.look();
         if !this.in_head && !this.serving() {
             (this.in_head, this.since) = (true, Instant::now());
+            this.seat.waits(Duration::ZERO);
         }
         Poll::Ready(read)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<'_, S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match Pin::new(&mut this.inner).poll_write(cx, buf) {
-            Poll::Pending => this.wait(cx).map(Err),
+            Poll::Pending => this.unread(cx),
             done => done,
         }
     }
@@ -113,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match Pin::new(&mut this.inner).poll_write_vectored(cx, bufs) {
-            Poll::Pending => this.wait(cx).map(Err),
+            Poll::Pending => this.unread(cx),
             done => done,
         }
     }

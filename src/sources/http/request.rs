@@ -9,6 +9,7 @@ use crate::{
     budget,
     event::{Batch, json::write_string},
     kind::Intake,
+    sources::seats::Seat,
     store::Placed,
 };
 use hyper::{
@@ -55,11 +56,11 @@ impl Desk {
         self.intake.store().pools().connections.draw(bytes)
     }
 
-    pub async fn answer(&self, request: Request<Incoming>) -> Answer {
-        self.take(request).await.unwrap_or_else(Problem::answer)
+    pub async fn answer(&self, request: Request<Incoming>, seat: &Seat) -> Answer {
+        self.take(request, seat).await.unwrap_or_else(Problem::answer)
     }
 
-    async fn take(&self, request: Request<Incoming>) -> Result<Answer, Problem> {
+    async fn take(&self, request: Request<Incoming>, seat: &Seat) -> Result<Answer, Problem> {
         let (head, body) = request.into_parts();
         self.admit(&head.headers)?;
         let key = key(head.uri.path())?;
@@ -70,7 +71,8 @@ impl Desk {
         let gzip = gzip(&head.headers)?;
         let id = idempotency_key(&head.headers)?;
         let mut share = Share::of(&self.room);
-        let mut bytes = body::read(body, self.max_body, &mut share).await?;
+        let mut bytes = body::read(body, self.max_body, &mut share, seat).await?;
+        seat.stays();
         if gzip {
             bytes = body::gunzip(&bytes, self.max_body, &mut share).await?;
         }

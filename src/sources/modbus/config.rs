@@ -27,10 +27,10 @@ pub(super) struct Config {
     /// Where the units are: `tcp` or `rtu`. Components with the same one share it.
     pub connect: Connect,
     /// How long to wait for an answer, 10 ms to 1 min. On a serial line the time that the bytes take comes on top.
-    #[serde(default = "half_a_second")]
+    #[serde(default = "Patience::usual_timeout")]
     pub timeout: Span,
     /// How often a unit that answered last time is asked again at once, 0 to 10.
-    #[serde(default = "one")]
+    #[serde(default = "Patience::usual_retries")]
     pub retries: u32,
     /// Also makes events when a unit stops answering and when it answers again: `{"unit":1,"up":false,"error":"…"}`, with the
     /// unit as key.
@@ -92,14 +92,6 @@ struct ValueConfig {
     /// When it is told. Without: as the group says.
     #[serde(default)]
     report: Option<Policy>,
-}
-
-fn half_a_second() -> Span {
-    Span::millis(500)
-}
-
-fn one() -> u32 {
-    1
 }
 
 impl Config {

@@ -20,7 +20,7 @@ pub struct Config {
     pub tls: Option<ServerTls>,
     /// Who may connect. Without any, everybody on this machine, or everybody with a certificate of `tls.client_ca`.
     pub users: Vec<User>,
-    /// Connections at a time.
+    /// Connections at a time. For one on top of that the slowest of those that make the gateway wait is closed, if there is one.
     pub max_connections: usize,
     /// Connections at a time from one address other than loopback.
     pub max_per_address: usize,

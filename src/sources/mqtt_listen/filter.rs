@@ -1,7 +1,15 @@
 //! Topic names and filters (4.7), and the shared ones (4.8.2).
 
 /// A longer topic or filter is refused: the store keeps topics as keys of events.
-pub const MAX_TOPIC: usize = crate::event::batch::MAX_KEY;
+const MAX_TOPIC: usize = crate::event::batch::MAX_KEY;
+
+/// A topic or filter with more levels is refused: a few of them would keep the gateway busy with comparing.
+const MAX_LEVELS: usize = 128;
+
+/// Whether a topic or filter is more than the store, or comparing, can take.
+pub fn is_too_much(text: &str) -> bool {
+    text.len() > MAX_TOPIC || text.bytes().filter(|b| *b == b'/').count() >= MAX_LEVELS
+}
 
 /// Whether messages can be published under this name.
 pub fn is_topic(text: &str) -> bool {
@@ -89,6 +97,19 @@ mod tests {
             ("é/+", "é/x", true),
         ] {
             assert_eq!(matches(filter, topic), want, "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused() {
+        for (text, want) in [
+            ("a/b".to_owned(), false),
+            ("x".repeat(MAX_TOPIC), false),
+            ("x".repeat(MAX_TOPIC + 1), true),
+            ("/".repeat(MAX_LEVELS - 1), false),
+            ("/".repeat(MAX_LEVELS), true),
+        ] {
+            assert_eq!(is_too_much(&text), want, "{}", text.len());
         }
     }
 

@@ -6,7 +6,7 @@ use super::{
     decode::{self, Connect},
     encode::{self, Welcome},
     filter,
-    hub::{Claim, Seat, Takeover},
+    hub::{Claim, Takeover},
     inbound::{ALIAS_MAXIMUM, RECEIVE_MAXIMUM},
     link::{Link, READ, Stream, Terms},
     outbound, parked, rows,
@@ -14,7 +14,7 @@ use super::{
     subscribe,
     wire::{self, Broken, Version, kind, reason},
 };
-use crate::budget::Share;
+use crate::{budget::Share, sources::seats::Seat};
 use bytes::{Buf, BytesMut};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -31,38 +31,26 @@ const CONNECT: Duration = Duration::from_secs(10);
 const DENIED: Duration = Duration::from_millis(500);
 /// The connection before has this long to hand over its session; a slow disk may hold it up.
 const HANDOVER: Duration = Duration::from_secs(10);
+/// Bytes of a CONNECT; its will is kept as long as the connection.
+const MAX_CONNECT: usize = 64 << 10;
 /// A longer client id is refused; it stands in every event's `meta`.
 const MAX_CLIENT: usize = 256;
 
 /// Serves one client from its first byte, and keeps its session afterwards.
-pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, seat: Seat) {
+pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, (seat, _memory): (Seat, Share)) {
     tcp.set_nodelay(true).ok();
-    let mut stream: Box<dyn Stream> = match &shared.config.tls {
-        None => Box::new(tcp),
-        Some(tls) => {
-            let config = match crate::systems::tls::server_config(tls) {
-                Ok(config) => config,
-                Err(error) => {
-                    shared.hub.crowded.begins(|| format!("{}: nobody can connect: {error:#}", shared.owner()));
-                    return;
-                }
-            };
-            let Ok(Ok(stream)) = timeout(CONNECT, TlsAcceptor::from(config).accept(tcp)).await else { return };
-            Box::new(stream)
-        }
+    let opened = tokio::select! {
+        opened = open(&shared, tcp) => opened,
+        () = seat.out() => None,
     };
-    let mut input = BytesMut::with_capacity(4096);
-    // For the first packet, which is kept as long as its will may be needed.
-    let mut memory = shared.intake.store().pools().kept.share();
-    let Ok(Some(body)) = timeout(CONNECT, first(&shared, &mut *stream, &mut input, &mut memory)).await else { return };
-    memory.shrink(body.len());
+    let Some((mut stream, input, body, _kept)) = opened else { return };
     let refused = match decode::connect(&body) {
-        Ok(connect) => match admit(&shared, &connect).await {
+        Ok(connect) => match admit(&shared, &connect, &seat).await {
             Ok(link) => {
                 let has_will = connect.will.is_some();
                 drop(connect);
                 let grant = link.grant.clone();
-                let (session, claim, end) = link.run(&mut *stream, input).await;
+                let (session, claim, end) = link.run(&mut *stream, input, &seat).await;
                 drop((stream, seat));
                 let will = has_will.then_some(body);
                 return parked::after(&shared, session, claim, end, will, &grant).await;
@@ -79,8 +67,35 @@ pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, seat: Seat) {
             stream.write_all(&out).await?;
             stream.shutdown().await
         };
-        timeout(CONNECT, goodbye).await.ok();
+        seat.waits(Duration::ZERO);
+        tokio::select! {
+            _ = timeout(CONNECT, goodbye) => {}
+            () = seat.out() => {}
+        }
     }
+}
+
+/// A stream, the body of the CONNECT that came on it, what came after that, and the memory of the body.
+async fn open(shared: &Shared, tcp: TcpStream) -> Option<(Box<dyn Stream>, BytesMut, Box<[u8]>, Share)> {
+    let mut stream: Box<dyn Stream> = match &shared.config.tls {
+        None => Box::new(tcp),
+        Some(tls) => {
+            let config = match crate::systems::tls::server_config(tls) {
+                Ok(config) => config,
+                Err(error) => {
+                    shared.hub.crowded.begins(|| format!("{}: nobody can connect: {error:#}", shared.owner()));
+                    return None;
+                }
+            };
+            Box::new(timeout(CONNECT, TlsAcceptor::from(config).accept(tcp)).await.ok()?.ok()?)
+        }
+    };
+    let mut input = BytesMut::with_capacity(4096);
+    // For the first packet, which is kept as long as its will may be needed.
+    let mut memory = shared.intake.store().pools().kept.share();
+    let body = timeout(CONNECT, first(shared, &mut *stream, &mut input, &mut memory)).await.ok()??;
+    memory.shrink(body.len());
+    Some((stream, input, body, memory))
 }
 
 /// The body of the first packet, if it is a CONNECT. What follows it stays in `input`.
@@ -94,7 +109,7 @@ async fn first(
         if input.first().is_some_and(|first| *first != kind::CONNECT << 4) {
             return None;
         }
-        let found = wire::frame(input, shared.config.max_packet.bytes()).ok()?;
+        let found = wire::frame(input, shared.config.max_packet.bytes().min(MAX_CONNECT)).ok()?;
         if let Some((body, len)) = found.map(|frame| (frame.body.into(), frame.len)) {
             input.advance(len);
             return Some(body);
@@ -110,7 +125,7 @@ async fn first(
     }
 }
 
-async fn admit(shared: &Arc<Shared>, connect: &Connect<'_>) -> Result<Link, u8> {
+async fn admit(shared: &Arc<Shared>, connect: &Connect<'_>, seat: &Seat) -> Result<Link, u8> {
     let version = connect.version;
     if connect.props.auth_method.is_some() {
         return Err(reason::AUTH_METHOD);
@@ -120,7 +135,11 @@ async fn admit(shared: &Arc<Shared>, connect: &Connect<'_>) -> Result<Link, u8> 
     }
     let assigned = connect.client.is_empty().then(|| format!("auto-{:016x}", fastrand::u64(..)));
     let client: Arc<str> = assigned.as_deref().unwrap_or(connect.client).into();
-    let grant = match shared.access.admit(&client, connect.user, connect.password).await {
+    let admitted = tokio::select! {
+        admitted = shared.access.admit(&client, connect.user, connect.password) => admitted,
+        () = seat.out() => return Err(reason::UNAVAILABLE),
+    };
+    let grant = match admitted {
         Ok(grant) => grant,
         Err(denied) => {
             shared
@@ -131,8 +150,9 @@ async fn admit(shared: &Arc<Shared>, connect: &Connect<'_>) -> Result<Link, u8> 
             return Err(if denied == Denied::ClientId { reason::CLIENT_ID } else { reason::BAD_PASSWORD });
         }
     };
+    seat.stays();
     if let Some(will) = &connect.will {
-        if will.topic.len() > filter::MAX_TOPIC {
+        if filter::is_too_much(will.topic) {
             return Err(reason::TOPIC);
         }
         if !grant.may_publish(will.topic) {

@@ -3,12 +3,11 @@
 
 use super::{config::Config, filter, link, payload::Kept, session::Session};
 use crate::{
-    budget::{Pool, Pools, Share},
-    clock,
+    budget::{Pools, Share},
+    sources::trouble::Trouble,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -29,6 +28,10 @@ const STEP: usize = 16 << 10;
 pub fn seat(config: &Config) -> usize {
     if config.tls.is_some() { SEAT + TLS } else { SEAT }
 }
+
+/// Bytes of packets that may be on their way to the store, of all clients together, before each has to wait for its own: what
+/// many send at once, one more must wait for.
+const FLYING: usize = 1 << 20;
 
 /// A new connection asks the owner of its session for it.
 pub struct Takeover {
@@ -62,34 +65,6 @@ impl Drop for Claim {
     }
 }
 
-/// One connection's place among those allowed, for as long as this lives.
-pub struct Seat {
-    hub: Arc<Hub>,
-    peer: Option<IpAddr>,
-    _memory: Share,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut seats = lock(&self.hub.seats);
-        seats.all -= 1;
-        if let Some(peer) = self.peer
-            && let Some(n) = seats.by_peer.get_mut(&peer)
-        {
-            *n -= 1;
-            if *n == 0 {
-                seats.by_peer.remove(&peer);
-            }
-        }
-    }
-}
-
-#[derive(Default)]
-struct Seats {
-    all: usize,
-    by_peer: HashMap<IpAddr, usize>,
-}
-
 /// A retained message and the place of its event, which tells which of two is the newer.
 #[derive(Clone)]
 struct Retained {
@@ -103,42 +78,12 @@ struct Shelf {
     bytes: usize,
 }
 
-/// Something that is wrong for a while: a line when it begins, one a minute while it lasts, one when it ends.
-#[derive(Default)]
-pub struct Trouble {
-    on: AtomicBool,
-    count: AtomicU64,
-    said: AtomicU64,
-}
-
-/// Milliseconds between two lines about the same trouble.
-const SAY: u64 = 60_000;
-
-impl Trouble {
-    pub fn begins(&self, say: impl FnOnce() -> String) {
-        let count = self.count.fetch_add(1, Relaxed) + 1;
-        let (now, said) = (clock::mono_ms(), self.said.load(Relaxed));
-        if (!self.on.swap(true, Relaxed) || now.saturating_sub(said) > SAY)
-            && self.said.compare_exchange(said, now, Relaxed, Relaxed).is_ok()
-        {
-            log::warn!("{} ({count} so far)", say());
-        }
-    }
-
-    pub fn ends(&self, say: impl FnOnce(u64) -> String) {
-        if self.on.load(Relaxed) && self.on.swap(false, Relaxed) {
-            log::info!("{}", say(self.count.swap(0, Relaxed)));
-        }
-    }
-}
-
 pub struct Hub {
     owners: Mutex<HashMap<Arc<str>, Owner>>,
     /// By shared filter, its clients, and whether they are connected.
     shares: Mutex<HashMap<String, BTreeMap<Arc<str>, bool>>>,
     /// Clients whose session lasts.
     lasting: Mutex<BTreeSet<Arc<str>>>,
-    seats: Mutex<Seats>,
     shelf: Mutex<Shelf>,
     /// Held for reading while a retained message is committed, for writing at a subscription: a subscriber gets it
     /// as retained, or as new, but never not at all.
@@ -150,7 +95,7 @@ pub struct Hub {
     /// Memory for both, and whether there is too little.
     kept: Mutex<Share>,
     short: AtomicBool,
-    pool: Pool,
+    flying: AtomicUsize,
     limits: Config,
     pub session_events: usize,
     pub session_bytes: usize,
@@ -172,7 +117,6 @@ impl Hub {
             owners: Mutex::default(),
             shares: Mutex::default(),
             lasting: Mutex::default(),
-            seats: Mutex::default(),
             shelf: Mutex::default(),
             gate: RwLock::new(()),
             numbers: AtomicU64::new(0),
@@ -180,7 +124,7 @@ impl Hub {
             shelved: AtomicUsize::new(0),
             kept: Mutex::new(pools.kept.share()),
             short: AtomicBool::new(false),
-            pool: pools.connections.clone(),
+            flying: AtomicUsize::new(0),
             session_events: limits.session_events,
             session_bytes: limits.session_bytes.bytes(),
             limits,
@@ -191,22 +135,6 @@ impl Hub {
             crowded: Trouble::default(),
             denied: Trouble::default(),
         }
-    }
-
-    /// A place for one more connection, if there is one. Loopback is limited in all only.
-    pub fn seat(self: &Arc<Self>, peer: IpAddr) -> Option<Seat> {
-        let peer = Some(peer).filter(|ip| !ip.is_loopback());
-        let mut seats = lock(&self.seats);
-        let here = peer.map_or(0, |ip| seats.by_peer.get(&ip).copied().unwrap_or(0));
-        if seats.all >= self.limits.max_connections || here >= self.limits.max_per_address {
-            return None;
-        }
-        let memory = self.pool.draw(seat(&self.limits))?;
-        seats.all += 1;
-        if let Some(ip) = peer {
-            seats.by_peer.insert(ip, here + 1);
-        }
-        Some(Seat { hub: self.clone(), peer, _memory: memory })
     }
 
     /// Makes the caller the owner of a client id; also gives the line to the one before, who may still have the session.
@@ -303,6 +231,20 @@ impl Hub {
         let shelf = lock(&self.shelf);
         let found = shelf.messages.iter().filter(|(topic, _)| filter::matches(wanted, topic));
         found.map(|(topic, r)| (topic.clone(), r.kept.clone())).collect()
+    }
+
+    /// Bytes of packets go to the store.
+    pub fn flies(&self, bytes: usize) {
+        self.flying.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn landed(&self, bytes: usize) {
+        self.flying.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Whether a client may send on while the store has something of it.
+    pub fn may_gather(&self) -> bool {
+        self.flying.load(Relaxed) < FLYING
     }
 
     pub fn queued_more(&self, bytes: usize) {

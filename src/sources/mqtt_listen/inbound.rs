@@ -247,8 +247,8 @@ impl Link {
             if !filter::is_topic(text) {
                 return malformed("the topic has wildcards or U+0000");
             }
-            if text.len() > filter::MAX_TOPIC {
-                return Err(Broken(reason::TOPIC, "the topic has more than 1024 bytes"));
+            if filter::is_too_much(text) {
+                return Err(Broken(reason::TOPIC, "the topic has more than 1024 bytes or 128 levels"));
             }
             text.clone_into(&mut self.last.topic);
             self.last.meta.clear();
@@ -297,8 +297,9 @@ impl Link {
 
     /// Answers what was committed, or why it was not.
     pub fn landed(&mut self, gather: Gather, result: Result<(), Refusal>) -> Result<(), End> {
-        (self.flying_bytes, self.flying_memory) = (0, 0);
+        self.flying_memory = 0;
         let hub = &self.shared.hub;
+        hub.landed(std::mem::take(&mut self.flying_bytes));
         let failed = match result {
             Ok(()) => {
                 hub.full.ends(|n| format!("{}: messages are taken again; {n} batches were not", self.shared.owner()));

@@ -7,11 +7,15 @@ use super::{
     hub::{Claim, Takeover},
     inbound::{Gather, Last},
     memory::Holding,
+    pace::Pace,
     payload::Kept,
     session::{Selected, Session},
     wire::{self, Broken, Frame, Version, kind, protocol, reason},
 };
-use crate::store::{Lot, Reader, Refusal};
+use crate::{
+    sources::seats::Seat,
+    store::{Lot, Reader, Refusal},
+};
 use bytes::{Buf, BytesMut};
 use std::{
     collections::{HashMap, VecDeque},
@@ -117,6 +121,7 @@ pub struct Link {
     tokens: f64,
     refilled: Instant,
     throttled: Option<Instant>,
+    pace: Pace,
     seen: Instant,
     looked: Instant,
 }
@@ -132,6 +137,7 @@ impl Link {
     ) -> Self {
         let now = Instant::now();
         let holding = Holding::new(&shared.intake.store().pools().events);
+        let pace = Pace::new(!session.subs.is_empty());
         Link {
             tokens: f64::from(shared.config.rate.unwrap_or(0)),
             shared,
@@ -159,6 +165,7 @@ impl Link {
             published: 0,
             refilled: now,
             throttled: None,
+            pace,
             seen: now,
             looked: now,
         }
@@ -170,9 +177,9 @@ impl Link {
     }
 
     /// Serves until the end; `input` is what came after the CONNECT.
-    pub async fn run(mut self, stream: &mut dyn Stream, mut input: BytesMut) -> (Session, Claim, End) {
+    pub async fn run(mut self, stream: &mut dyn Stream, mut input: BytesMut, seat: &Seat) -> (Session, Claim, End) {
         let mut end = match self.digest(&mut input).await {
-            Ok(()) => self.turn(stream, &mut input).await,
+            Ok(()) => self.turn(stream, &mut input, seat).await,
             Err(end) => end,
         };
         // What came in is stored, even if nobody is there to hear of it.
@@ -200,19 +207,26 @@ impl Link {
         (self.session, self.claim, end)
     }
 
-    async fn turn(&mut self, stream: &mut dyn Stream, input: &mut BytesMut) -> End {
+    async fn turn(&mut self, stream: &mut dyn Stream, input: &mut BytesMut, seat: &Seat) -> End {
         let (mut rd, mut wr) = tokio::io::split(stream);
         let sleep = sleep_until(self.deadline());
         tokio::pin!(sleep);
         loop {
             self.launch();
             self.listen();
+            let more = self.uncommitted() == 0 || self.uncommitted() < UNCOMMITTED && self.shared.hub.may_gather();
             let reads = self.waiting() < STOP * self.shared.out_full()
-                && self.uncommitted() < UNCOMMITTED
+                && more
                 && self.throttled.is_none()
                 && self.holding.wait.is_none();
             if reads && input.capacity() - input.len() < IDLE {
                 input.reserve(READ);
+            }
+            self.pace.note(if reads { input.len() } else { 0 }, self.waiting());
+            self.pace.judge(seat, self.seen.elapsed(), self.silence());
+            let deadline = self.deadline();
+            if sleep.is_elapsed() || deadline < sleep.deadline() {
+                sleep.as_mut().reset(deadline);
             }
             let result = tokio::select! {
                 biased;
@@ -249,19 +263,17 @@ impl Link {
                     self.reader = Some(reader);
                     self.deliver(lot)
                 }
+                () = seat.out() => Err(End::Gone),
                 () = &mut sleep => self.look(),
             };
             if let Err(end) = result {
                 return end;
             }
-            let deadline = self.deadline();
-            if sleep.is_elapsed() || deadline < sleep.deadline() {
-                sleep.as_mut().reset(deadline);
-            }
         }
     }
 
     fn put_out(&mut self, n: usize) {
+        self.pace.reads(n > 0);
         self.written += n;
         self.unflushed = n > 0 && self.shared.config.tls.is_some();
         if self.written == self.out.len() {
@@ -278,7 +290,18 @@ impl Link {
         let silence = self.terms.keep_alive.unwrap_or(Duration::from_secs(3600));
         let look = if self.session.subs.is_empty() { Duration::from_secs(3600) } else { LOOK };
         let alive = self.seen + silence + silence / 2;
-        alive.min(self.looked + look).min(self.throttled.unwrap_or(alive)).min(self.holding.due().unwrap_or(alive))
+        let slow = self.pace.due(self.longest()).unwrap_or(alive).min(self.holding.due().unwrap_or(alive));
+        alive.min(self.looked + look).min(self.throttled.unwrap_or(alive)).min(slow)
+    }
+
+    /// How long the client may be silent, in any case.
+    fn silence(&self) -> Duration {
+        let most = self.shared.config.keep_alive.0;
+        self.terms.keep_alive.unwrap_or(most).min(most) * 3 / 2
+    }
+
+    fn longest(&self) -> usize {
+        self.shared.config.max_packet.bytes()
     }
 
     fn look(&mut self) -> Result<(), End> {
@@ -297,6 +320,9 @@ impl Link {
         }
         if self.holding.is_slow(now) {
             return Err(Broken(reason::QUOTA, "a packet comes too slowly while others wait for memory").into());
+        }
+        if self.pace.due(self.longest()).is_some_and(|due| due <= now) {
+            return Err(Broken(reason::KEEP_ALIVE, "the client is too slow").into());
         }
         if now >= self.looked + LOOK {
             self.looked = now;
@@ -342,6 +368,7 @@ impl Link {
     }
 
     async fn packet(&mut self, frame: &Frame<'_>) -> Result<(), End> {
+        self.pace.whole();
         match frame.first >> 4 {
             kind::PUBLISH => self.publish(frame),
             kind::PUBREL => self.released(frame),
@@ -378,6 +405,7 @@ impl Link {
         if self.flying.is_none() && !self.gather.is_empty() {
             let gather = std::mem::take(&mut self.gather);
             (self.flying_bytes, self.flying_memory) = (gather.bytes, gather.memory());
+            self.shared.hub.flies(gather.bytes);
             self.flying = Some(Box::pin(gather.commit(self.shared.clone())));
         }
     }

@@ -26,6 +26,7 @@ mod inbound;
 mod link;
 mod memory;
 mod outbound;
+mod pace;
 mod parked;
 mod payload;
 mod props;
@@ -42,11 +43,15 @@ pub use access::hash_password;
 use crate::{
     fault::Fault,
     kind::{Intake, Kind, Need, Params, ParamsError, Source},
+    sources::{
+        seats::{self, Seats},
+        trouble::Trouble,
+    },
 };
 use access::Access;
 use async_trait::async_trait;
 use config::Config;
-use hub::{Hub, Trouble};
+use hub::Hub;
 use link::{OUT_FULL, OUT_LEAST};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
@@ -99,8 +104,7 @@ impl Source for Listener {
         if let Some(tls) = &self.config.tls {
             crate::systems::tls::server_config(tls).map_err(Fault::Retry)?;
         }
-        let listener =
-            TcpListener::bind(self.listen).await.map_err(|e| Fault::retry(format!("`{}`: {e}", self.listen)))?;
+        let listener = seats::listen(self.listen).map_err(|e| Fault::retry(format!("`{}`: {e}", self.listen)))?;
         self.serve(listener, intake).await
     }
 
@@ -126,16 +130,16 @@ impl Listener {
             tasks.spawn(task);
         }
         let crashed = Trouble::default();
+        let seats = Seats::new(shared.owner(), self.config.max_connections, self.config.max_per_address);
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((tcp, peer)) => match shared.hub.seat(peer.ip().to_canonical()) {
-                        Some(seat) => {
-                            shared.hub.crowded.ends(|n| format!("{}: there is room again; {n} were sent away", shared.owner()));
+                    Ok((tcp, peer)) => {
+                        let memory = || intake.store().pools().connections.draw(hub::seat(&self.config));
+                        if let Some(seat) = seats.take_with(peer.ip(), memory).await {
                             tasks.spawn(greet::serve(shared.clone(), tcp, seat));
                         }
-                        None => shared.hub.crowded.begins(|| format!("{}: too many connections", shared.owner())),
-                    },
+                    }
                     // Out of file descriptors, most likely: those who are connected go on.
                     Err(error) => {
                         shared.hub.crowded.begins(|| format!("{}: nobody can connect: {error}", shared.owner()));

@@ -50,6 +50,9 @@ pub async fn let_go(shared: &Shared, session: &mut Session) -> Result<(), Refusa
 impl Link {
     pub async fn subscribe(&mut self, body: &[u8]) -> Result<(), End> {
         let packet = super::decode::subscribe(body, self.version)?;
+        if packet.wanted.len() > self.shared.config.max_subscriptions {
+            return Err(Broken(reason::QUOTA, "more filters in one packet than a session may have").into());
+        }
         self.settle().await?;
         let shared = self.shared.clone();
         let store = shared.intake.store();
@@ -85,7 +88,7 @@ impl Link {
     /// Enters a subscription and lays out the retained messages it asks for (`handling`: 3.8.3.1).
     fn enter(&mut self, mut sub: Sub, handling: u8) -> u8 {
         let hub = &self.shared.hub;
-        if sub.filter.len() > filter::MAX_TOPIC || matches!(filter::shared(&sub.filter), Some(None)) {
+        if filter::is_too_much(&sub.filter) || matches!(filter::shared(&sub.filter), Some(None)) {
             return reason::FILTER;
         }
         if !self.grant.may_subscribe(sub.bare()) {
@@ -95,9 +98,14 @@ impl Link {
         if known.is_none() && self.session.subs.len() >= self.shared.config.max_subscriptions {
             return reason::QUOTA;
         }
+        let most = SHELF * self.shared.config.retained;
         let wants = !sub.is_shared() && (handling == 0 || handling == 1 && known.is_none());
+        // Looked for only where there is room: looking is what costs.
+        if wants && self.shelf.len() >= most.max(1) {
+            return reason::QUOTA;
+        }
         let found = if wants { hub.retained(sub.bare()) } else { Vec::new() };
-        if self.shelf.len() + found.len() > SHELF * self.shared.config.retained {
+        if self.shelf.len() + found.len() > most {
             return reason::QUOTA;
         }
         let qos = sub.options & 3;

@@ -117,6 +117,15 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// For one answer, unless a configuration says otherwise.
+    pub fn usual_timeout() -> Span {
+        Span::millis(500)
+    }
+
+    pub fn usual_retries() -> u32 {
+        1
+    }
+
     /// What is wrong with it: the field, and why.
     pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
         if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.timeout) {

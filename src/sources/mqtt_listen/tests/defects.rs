@@ -3,6 +3,7 @@
 
 use super::tools::*;
 use crate::sources::mqtt_listen::props;
+use tokio::io::AsyncReadExt;
 
 /// Whether the listener still serves a newcomer.
 async fn lives(rig: &Rig) {
@@ -38,7 +39,10 @@ async fn p2_p15_any_client_id_may_come_again_and_again() {
     }
     let mut held = Vec::new();
     for at in 0..3 {
-        held.push(rig.client(&format!("held-{at}"), 4).await);
+        let mut c = rig.client(&format!("held-{at}"), 4).await;
+        c.send(&[0xc0, 0]).await; // of use: one that only holds its place would have to go
+        assert_eq!(c.packet().await, [0xd0, 0]);
+        held.push(c);
     }
     for _ in 0..5 {
         let mut c = rig.raw().await;
@@ -281,4 +285,64 @@ async fn a_second_version_and_a_wrong_one_get_their_answers() {
     let mut c = rig.client("c", 4).await;
     c.send(&connect(4, "c", true, 0)).await;
     assert!(c.closed().await);
+}
+
+/// One client for each way to hold a place and be of no use.
+async fn crowd(rig: &Rig) -> Vec<Client> {
+    let connected = connect(4, "slow", true, 0);
+    let begun = [connected.clone(), vec![0xc0, 0], publish(4, "t", b"{}", 1, 1, 0)[..5].to_vec()].concat();
+    let starts = [&b""[..], &connected[..5], &connected, &begun];
+    let mut crowd = Vec::new();
+    for start in starts {
+        let mut c = rig.raw().await;
+        c.send(start).await;
+        crowd.push(c);
+    }
+    crowd
+}
+
+#[tokio::test]
+async fn whoever_is_of_no_use_gives_way() {
+    let rig = Rig::with(|c| c.max_connections = 5, 1 << 30).await;
+    let mut honest = rig.client("honest", 4).await;
+    honest.send(&publish(4, "t", b"{}", 1, 1, 0)).await;
+    assert_eq!(honest.packet().await, [0x40, 2, 0, 1]);
+    let (mut crowd, mut newcomers) = (crowd(&rig).await, vec![honest]);
+    for at in 0..crowd.len() {
+        let mut c = rig.client(&format!("newcomer-{at}"), 4).await;
+        c.send(&publish(4, "t", b"{}", 1, 1, 0)).await;
+        assert_eq!(c.packet().await, [0x40, 2, 0, 1]);
+        newcomers.push(c);
+    }
+    for c in &mut crowd {
+        while !c.packet().await.is_empty() {}
+    }
+    for c in &mut newcomers {
+        c.send(&[0xc0, 0]).await;
+        assert_eq!(c.packet().await, [0xd0, 0]);
+    }
+    assert!(rig.raw().await.closed().await, "all the others are of use");
+}
+
+#[tokio::test]
+async fn who_begins_a_packet_ends_it_in_time() {
+    let rig = Rig::new().await;
+    let mut c = rig.client("torn", 4).await;
+    c.send(&publish(4, "t", &[b'x'; 300], 1, 1, 0)[..20]).await;
+    tokio::time::pause();
+    let since = tokio::time::Instant::now();
+    let ended = c.0.read_u8().await;
+    assert!(ended.is_err() && (9..=12).contains(&since.elapsed().as_secs()), "{ended:?} {:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_packet_with_more_filters_than_a_session_may_have_ends_the_connection() {
+    let rig = Rig::with(|c| c.max_subscriptions = 3, 1 << 30).await;
+    for (filters, ends) in [(3, false), (4, true)] {
+        let mut c = rig.client("many", 4).await;
+        let body = [&[0, 1][..], &[&text("#")[..], &[0]].concat().repeat(filters)].concat();
+        c.send(&framed(0x82, &body)).await;
+        assert_eq!(c.packet().await.is_empty(), ends, "{filters}");
+    }
+    lives(&rig).await;
 }
