@@ -53,11 +53,13 @@ async fn packets_that_do_not_fit_together_come_in_one_after_another() {
 async fn a_connection_needs_memory_too() {
     let pools = Pools { connections: Pool::new(40 << 10), ..Pools::default() };
     let rig = Rig::pooled(&pools).await;
-    let first = rig.client("first", 4).await;
+    let others = pools.connections.draw(40 << 10).unwrap();
     assert!(rig.raw().await.closed().await);
-    drop(first);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(others);
+    let mut first = rig.client("first", 4).await;
+    // Who was never of use has to go for the next.
     rig.client("second", 4).await;
+    assert!(first.closed().await);
 }
 
 #[tokio::test]
