@@ -3,6 +3,7 @@
 use super::{
     Keep, OpenError, Options,
     highest::Highest,
+    holes::{Hole, Range},
     lane::{Away, Consumer, Cursor, Index, Lane},
     rows::{key, seq_of},
     seen::Seen,
@@ -96,6 +97,19 @@ pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), 
         if let Some(lane) = index.lanes.get_mut(&lane) {
             lane.next = lane.next.max(away.next);
         }
+    }
+    let mut query = db.prepare("SELECT id, next, lost FROM hole")?;
+    let mut rows = query.query([])?;
+    while let Some(r) = rows.next()? {
+        let id: i64 = r.get(0)?;
+        let hole = Hole { next: r.get::<_, i64>(1)?.unsigned_abs(), lost: r.get(2)? };
+        index.holes.insert(((id >> 48) as u16, seq_of(id)), hole);
+    }
+    let mut query = db.prepare("SELECT lane, at, next, vague FROM unread")?;
+    let mut rows = query.query([])?;
+    while let Some(r) = rows.next()? {
+        let n = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
+        index.unread.insert(r.get(0)?, Range { at: n(1)?, next: n(2)?, vague: r.get(3)? });
     }
     Ok((index, Seen::load(db, options.window)?))
 }

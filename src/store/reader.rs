@@ -161,12 +161,15 @@ impl Reader {
         let Some(lane) = self.waiting_lane() else { return Ok(None) };
         let Some(position) = self.lanes.get(&lane) else { return Ok(None) };
         if position.ahead.is_empty() {
-            let seq = position.next;
+            let seq = self.shared.view().index.land(lane, position.next);
             let fresh = self.shared.view().fresh(lane, seq, bytes);
-            let chunks = match fresh {
+            let mut chunks = match fresh {
                 Some(chunks) => chunks,
                 None => rows::batches(&self.reads, lane, seq).await?,
             };
+            // What is not read yet out of a quarantine is waited for.
+            let barrier = self.shared.view().index.barrier(lane, seq);
+            chunks.retain(|chunk| chunk.first < barrier);
             let oldest = self.shared.view().index.lanes.get(&lane).map_or(seq, |l| l.first);
             let first = chunks.first().map_or(oldest, |c| c.first).max(seq);
             // Retention, or a limit, passed over what was between; else it went to the object store, or came from there,
@@ -234,6 +237,7 @@ impl Reader {
             .iter()
             .filter(|(_, p)| p.place.priority >= self.floor)
             .filter(|(id, p)| view.index.lanes.get(id).is_some_and(|l| l.next.min(p.stop) > p.next))
+            .filter(|(id, p)| !p.ahead.is_empty() || view.index.barrier(**id, p.next) > p.next)
             .filter(|(id, p)| {
                 let away = self.consumer.and_then(|_| view.index.away_at(**id, p.next)).filter(|_| p.ahead.is_empty());
                 wanted.extend(away.map(|first| (**id, first)));
