@@ -281,11 +281,12 @@ impl Shared {
                 let name = view.index.consumers.get(consumer).map(|c| c.name.clone()).unwrap_or_default();
                 let row = rows.entry((lane.topic.to_string(), name)).or_default();
                 let offloaded = view.index.away(*id, cursor.seq);
+                let (_, skipped) = view.index.gone(*id, cursor.seq, lane.next);
                 row.offloaded += offloaded;
-                row.accepted += lane.next - cursor.start + cursor.dropped;
+                row.accepted += lane.next - cursor.start - skipped + cursor.dropped;
                 row.delivered += cursor.delivered;
                 row.stopped += cursor.stopped;
-                row.queued += lane.next - cursor.seq - offloaded;
+                row.queued += lane.next - cursor.seq - skipped - offloaded;
                 row.dead += cursor.dead;
                 row.expired += cursor.expired;
                 row.evicted += cursor.evicted;

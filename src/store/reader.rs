@@ -161,7 +161,7 @@ impl Reader {
         let Some(lane) = self.waiting_lane() else { return Ok(None) };
         let Some(position) = self.lanes.get(&lane) else { return Ok(None) };
         if position.ahead.is_empty() {
-            let seq = self.shared.view().index.land(lane, position.next);
+            let seq = position.next;
             let fresh = self.shared.view().fresh(lane, seq, bytes);
             let mut chunks = match fresh {
                 Some(chunks) => chunks,
@@ -270,6 +270,12 @@ impl Reader {
                 Place { store: self.shared.store, lane: *id, topic: lane.topic.clone(), priority: lane.priority };
             let ttl = self.shared.ttl(&lane.topic);
             self.lanes.insert(*id, Position::new(place, ttl, next));
+        }
+        // What is gone is passed over.
+        if !view.index.holes.is_empty() {
+            for (lane, position) in self.lanes.iter_mut().filter(|(_, position)| position.ahead.is_empty()) {
+                position.next = view.index.land(*lane, position.next);
+            }
         }
     }
 }
