@@ -11,10 +11,14 @@ use super::{
 };
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
-/// Whether the file is at fault: SQLite says so, or a row holds what was never written.
+/// Whether the file is at fault: SQLite says so, or a row holds what was never written, or stands in an index that knows another.
 pub(super) fn unreadable(error: &rusqlite::Error) -> bool {
+    // A page lies beyond the end of the file. An input error of the disk has another number.
+    if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ) {
+        return true;
+    }
     use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation))
         || matches!(
             error,
             FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)

@@ -36,7 +36,8 @@ pub struct Life {
     pub starts: u64,
     pub refusals: u64,
     pub broken: u64,
-    /// Acknowledged events that the last start did not find although nobody had passed them; and those of batches that are damaged.
+    /// Acknowledged events of `a` and `b` that the last start did not find although nobody had passed them; and those in batches
+    /// that are damaged.
     pub missing: u64,
     pub damaged: u64,
     /// What the store said about what it lost.
@@ -121,7 +122,7 @@ impl Life {
             ("refused", _) => self.refusals += 1,
             ("broken", _) => {
                 self.broken += 1;
-                self.damaged += u(2) - u(1);
+                self.damaged += if words[1] == "out" { 0 } else { u(3) - u(2) };
             }
             ("told", _) => self.told.push(words[1..].join(" ")),
             ("wrong", _) => self.wrong.push(line.to_owned()),

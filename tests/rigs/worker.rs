@@ -222,7 +222,9 @@ impl Work {
                 continue;
             };
             if lot.broken.is_some() {
-                say!("broken {} {}", lot.from, lot.to);
+                let lag = reader.lags().into_iter().find(|lag| lag.lane == lot.lane).unwrap();
+                let at = PRIORITIES.iter().position(|priority| *priority == lag.priority).unwrap();
+                say!("broken {} {} {}", TOPICS[at], lot.from, lot.to);
             }
             for event in lot.events {
                 let Some(n) = number(&event.topic, &event.body.to_bytes(), self.orders.size) else {
