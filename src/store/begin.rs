@@ -70,7 +70,7 @@ fn usable(options: &Options, highest: &Highest, given: &Given) -> Result<Opened,
     }
     let mut opened = read(db, options, highest)?;
     let found = found.filter(|found| store == Some(found.store));
-    check(&opened, found)?;
+    check(&opened, found, highest.bound())?;
     if let Some(found) = found
         && carry::is_behind(&opened.index, opened.base, found)
     {
@@ -108,7 +108,8 @@ fn header(path: &Path) -> Result<(), OpenError> {
 }
 
 /// What is read is what was written: counters fit each other, and lanes have the names that they had.
-fn check(opened: &Opened, found: Option<&Found>) -> Result<(), OpenError> {
+fn check(opened: &Opened, found: Option<&Found>, bound: u64) -> Result<(), OpenError> {
+    let bound = if bound > 0 { bound } else { 1 << 48 };
     let index = &opened.index;
     let lane_of = |lane: u16| index.lanes.get(&lane);
     for ((consumer, lane), cursor) in &index.cursors {
@@ -119,7 +120,7 @@ fn check(opened: &Opened, found: Option<&Found>) -> Result<(), OpenError> {
     }
     for (id, lane) in &index.lanes {
         let given = found.and_then(|found| found.lanes.get(id));
-        if lane.first > lane.next || lane.next >= 1 << 48 || given.is_some_and(|(.., name)| *name != lane.name()) {
+        if lane.first > lane.next || lane.next > bound || given.is_some_and(|(.., name)| *name != lane.name()) {
             return Err(OpenError::Broken(format!("lane {id} is damaged")));
         }
     }

@@ -266,7 +266,9 @@ fn number_anew(
     let lanes: Vec<(u16, i64, i64)> =
         query.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect::<Result<_, _>>()?;
     for (id, first, next) in &lanes {
-        let (first, mut end) = (first.unsigned_abs(), next.unsigned_abs());
+        let (first, next) = (first.unsigned_abs(), next.unsigned_abs());
+        // No number lies above the bound: such a row is damaged.
+        let (first, mut end) = if !exact && bound > 0 && next > bound { (0, 0) } else { (first, next) };
         let given = found.and_then(|found| found.lanes.get(id)).copied();
         end = end.max(given.map_or(0, |(next, ..)| next));
         let vague = !exact && !(given.is_some() && found.is_some_and(|found| found.exact));

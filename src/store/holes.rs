@@ -4,8 +4,16 @@
 //! A reader waits where a range is not read yet, and passes over the others. Who passes what is lost has it counted as
 //! evicted; numbers that were skipped count nowhere: the cursor's beginning moves with them.
 
-use super::{lane::Index, rows::key, writer::Writer};
+use super::{
+    carry,
+    lane::Index,
+    rows::{key, seq_of},
+    writer::Writer,
+};
 use rusqlite::{Connection, params};
+
+/// Rows that are looked at behind one that is missing.
+const LOOKED: i64 = 2_000;
 
 /// Numbers from its key up to, not including, `next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +105,56 @@ impl Writer {
         }
         self.open.dug = true;
         Ok(count)
+    }
+
+    /// Looks into what readers missed: where there is neither a row nor anything in an object store, it is lost.
+    pub(super) fn look_into_gaps(&mut self) {
+        let gaps = std::mem::take(&mut self.shared.view().gaps);
+        if gaps.is_empty() {
+            return;
+        }
+        let mut lost = 0;
+        let looked = self.alone(|writer| {
+            for (lane, from) in gaps {
+                lost += writer.look_into(lane, from)?;
+            }
+            Ok(())
+        });
+        if looked.is_ok() && lost > 0 {
+            log::error!("store: {lost} events are gone from the database");
+            self.begin_salvage();
+        }
+    }
+
+    /// The next rows of a lane from a number on.
+    fn look_into(&mut self, lane: u16, from: u64) -> rusqlite::Result<u64> {
+        let Some(known) = self.index.lanes.get(&lane) else { return Ok(0) };
+        let (from, end) = (from.max(known.first), known.next.min(self.index.barrier(lane, from)));
+        if self.open.rows.contains_key(&lane) || from >= end {
+            return Ok(0);
+        }
+        let (low, high) = (key(lane, 0), key(lane, from));
+        let before = "SELECT max(id) FROM batch WHERE id BETWEEN ?1 AND ?2";
+        let before: Option<i64> = self.db.prepare_cached(before)?.query_row([low, high], |r| r.get(0))?;
+        let rows: Vec<(u64, u64)> = self
+            .db
+            .prepare_cached("SELECT id, count FROM batch WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3")?
+            .query_map([before.unwrap_or(high), key(lane, end - 1), LOOKED], |r| {
+                Ok((seq_of(r.get(0)?), r.get::<_, i64>(1)?.unsigned_abs().clamp(1, 1 << 32)))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        let (mut at, mut lost) = (from, 0);
+        for (first, count) in &rows {
+            if *first > at {
+                lost += self.dig(lane, at, *first, true)?;
+            }
+            at = at.max(first + count);
+        }
+        if at < end && (rows.len() as i64) < LOOKED {
+            lost += self.dig(lane, at, end, true)?;
+        }
+        carry::count(&self.db, &format!("lost:{lane}"), lost)?;
+        Ok(lost)
     }
 
     /// In the open transaction: cursors that stand before a hole pass over it.

@@ -185,6 +185,8 @@ struct Waiter {
 #[derive(Default)]
 pub(super) struct View {
     pub index: Index,
+    /// Lanes and numbers at which a reader found nothing, although there should be something.
+    pub gaps: BTreeSet<(u16, u64)>,
     /// Something that was set aside is being read, or waits to be told.
     pub salvaging: bool,
     tails: HashMap<u16, Tail>,

@@ -20,9 +20,8 @@ use std::{
 };
 use tokio::{sync::Notify, time::sleep};
 
-/// What is missing in the database is looked for again after a moment, so often: then it is lost.
+/// What is missing in the database is looked for again after a moment.
 const MOMENT: Duration = Duration::from_millis(5);
-const PATIENCE: u32 = 200;
 
 /// Events that follow one another in one lane.
 #[derive(Debug)]
@@ -68,8 +67,6 @@ pub struct Reader {
     /// Lanes of a lower priority are not read.
     floor: u8,
     signal: Arc<Notify>,
-    /// How often in a row something was missing that should have been there.
-    missed: u32,
 }
 
 impl Reader {
@@ -94,7 +91,7 @@ impl Reader {
 
     fn new(shared: Arc<Shared>, reads: mpsc::Sender<Read>, consumer: Option<u32>, topics: &[Arc<str>]) -> Self {
         let signal = shared.signal(topics, consumer.is_none());
-        Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), floor: 0, signal, missed: 0 }
+        Reader { shared, reads, topics: topics.to_vec(), consumer, lanes: BTreeMap::new(), floor: 0, signal }
     }
 
     /// From now on lanes of a lower priority are not read.
@@ -172,15 +169,16 @@ impl Reader {
             chunks.retain(|chunk| chunk.first < barrier);
             let oldest = self.shared.view().index.lanes.get(&lane).map_or(seq, |l| l.first);
             let first = chunks.first().map_or(oldest, |c| c.first).max(seq);
-            // Retention, or a limit, passed over what was between; else it went to the object store, or came from there,
-            // while we read, which is told a moment later.
-            if first > seq.max(oldest) && self.consumer.is_some() && self.missed < PATIENCE {
-                self.missed += 1;
+            // Retention, or a limit, passed over what was between; or it went to the object store, or came from there, while
+            // we read. Else it is lost: the writer looks into it and says so.
+            if first > seq.max(oldest) && self.consumer.is_some() {
+                self.shared.view().gaps.insert((lane, seq.max(oldest)));
                 sleep(MOMENT).await;
                 self.signal.notify_one();
                 return Ok(None);
             }
-            self.missed = 0;
+            let end = self.shared.view().index.lanes.get(&lane).map_or(first, |l| l.next).min(barrier);
+            trust(&mut chunks, end);
             let Some(position) = self.lanes.get_mut(&lane) else { return Ok(None) };
             position.next = first;
             let mut end = first;
@@ -277,6 +275,17 @@ impl Reader {
                 position.next = view.index.land(*lane, position.next);
             }
         }
+    }
+}
+
+/// The count of a batch whose CRC does not fit is not believed: it ends where the next one begins, at the latest.
+fn trust(chunks: &mut [Chunk], end: u64) {
+    let mut next = end;
+    for chunk in chunks.iter_mut().rev() {
+        if chunk.data.is_err() {
+            chunk.count = chunk.count.clamp(1, next.saturating_sub(chunk.first).max(1));
+        }
+        next = chunk.first;
     }
 }
 

@@ -136,7 +136,7 @@ pub(super) async fn batches(reads: &mpsc::Sender<Read>, lane: u16, seq: u64) -> 
             let body = row.get_ref(4)?.as_blob().unwrap_or_default();
             let chunk =
                 Chunk { first: seq_of(id), count: count.unsigned_abs(), data: unpack(id, count, size, sum, body) };
-            if chunk.end() <= seq {
+            if chunk.end() <= seq && (chunk.data.is_ok() || chunk.first < seq) {
                 continue;
             }
             bytes += size.unsigned_abs() as usize;

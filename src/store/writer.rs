@@ -196,6 +196,7 @@ impl Writer {
                 Request::Commit { .. } | Request::Ride(_) => {}
             }
         }
+        self.look_into_gaps();
         self.salvage();
         None
     }
