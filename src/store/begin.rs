@@ -6,7 +6,7 @@ use super::{
     given::{Found, Given},
     highest::Highest,
     lane::Index,
-    load::{identity, load, unreadable},
+    load::{closed, identity, load, unreadable},
     quarantine, schema,
     seen::Seen,
 };
@@ -25,6 +25,8 @@ pub(super) struct Opened {
     pub index: Index,
     pub seen: Seen,
     pub eras: Eras,
+    /// The run before this one did not end in order, although the machine went on.
+    pub died: bool,
 }
 
 /// Opens what is there, or sets it aside and begins a fresh one.
@@ -91,7 +93,8 @@ fn read(db: Connection, options: &Options, highest: &Highest) -> Result<Opened, 
     let (store, base) = identity(&db, highest)?;
     let (index, seen) = load(&db, options)?;
     let eras = Eras::load(&db, &clock::boot_id(), &clock::stamp())?;
-    Ok(Opened { db, store, base, index, seen, eras })
+    let died = eras.began_before() && closed(&db)? != eras.start() - 1;
+    Ok(Opened { db, store, base, index, seen, eras, died })
 }
 
 /// Versions of the file format that SQLite would take for a newer SQLite's, to be read only.
@@ -100,7 +103,10 @@ fn header(path: &Path) -> Result<(), OpenError> {
     let mut head = [0; 20];
     let Ok(file) = std::fs::File::open(path) else { return Ok(()) };
     match file.read_exact_at(&mut head, 0) {
-        Ok(()) if head.starts_with(b"SQLite format 3\0") && head[18..].iter().any(|version| !(1..=2).contains(version)) => {
+        Ok(())
+            if head.starts_with(b"SQLite format 3\0")
+                && head[18..].iter().any(|version| !(1..=2).contains(version)) =>
+        {
             Err(OpenError::Broken("its header is not one of SQLite's".into()))
         }
         _ => Ok(()),

@@ -247,7 +247,8 @@ fn drop_strangers(db: &Connection, bound: u64, found: Option<&Found>) -> rusqlit
         }
     }
     if bound > 0 {
-        let beyond = "UPDATE cursor SET start = 0, seq = 0, delivered = 0, stopped = 0, dead = 0, expired = 0, evicted = 0,
+        let beyond =
+            "UPDATE cursor SET start = 0, seq = 0, delivered = 0, stopped = 0, dead = 0, expired = 0, evicted = 0,
             dropped = 0 WHERE seq > ?1";
         db.execute(beyond, [bound as i64])?;
     }
@@ -271,11 +272,12 @@ fn number_anew(
         let (first, mut end) = if !exact && bound > 0 && next > bound { (0, 0) } else { (first, next) };
         let given = found.and_then(|found| found.lanes.get(id)).copied();
         end = end.max(given.map_or(0, |(next, ..)| next));
-        let vague = !exact && !(given.is_some() && found.is_some_and(|found| found.exact));
+        let vague = !(exact || given.is_some() && found.is_some_and(|found| found.exact));
         let fresh = if exact { end } else { end.max(bound) };
         let passed = given.map_or(0, |(_, passed, _)| passed);
         let of_lane = "id & 65535 = ?1";
-        let raise = format!("UPDATE cursor SET delivered = delivered + ?2 - seq, seq = ?2 WHERE {of_lane} AND seq < ?2");
+        let raise =
+            format!("UPDATE cursor SET delivered = delivered + ?2 - seq, seq = ?2 WHERE {of_lane} AND seq < ?2");
         if !exact {
             db.execute(&raise, params![id, passed as i64])?;
         }
@@ -298,12 +300,10 @@ fn number_anew(
         if skipped > 0 {
             write_hole(db, *id, fresh - skipped, Hole { next: fresh, lost: false })?;
         }
-        db.execute("UPDATE lane SET start = start + ?2, first = ?3, next = ?4 WHERE id = ?1", params![
-            id,
-            (fresh - end) as i64,
-            range.at as i64,
-            fresh as i64
-        ])?;
+        db.execute(
+            "UPDATE lane SET start = start + ?2, first = ?3, next = ?4 WHERE id = ?1",
+            params![id, (fresh - end) as i64, range.at as i64, fresh as i64],
+        )?;
     }
     Ok(lanes.into_iter().map(|(id, ..)| id).collect())
 }
@@ -316,13 +316,7 @@ pub(super) fn write_range(db: &Connection, lane: u16, range: Range) -> rusqlite:
 
 /// The database is whole, but commits that it had are gone, as far as is known from outside: numbers go on above all that were
 /// given out.
-pub(super) fn close_gap(
-    db: &Connection,
-    index: &Index,
-    base: u64,
-    bound: u64,
-    found: &Found,
-) -> rusqlite::Result<()> {
+pub(super) fn close_gap(db: &Connection, index: &Index, base: u64, bound: u64, found: &Found) -> rusqlite::Result<()> {
     for (lane, (given, passed, _)) in &found.lanes {
         let (given, from) = (*given, next(index, base, *lane));
         if given <= from {

@@ -80,7 +80,8 @@ impl Given {
     pub fn open(database: Option<&Path>) -> Given {
         let Some(path) = database else { return Given::default() };
         let mut given = Given { database: Some(path.to_owned()), ..Given::default() };
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(super::beside(path, "-given"));
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(super::beside(path, "-given"));
         let Some(mut file) = file.ok() else { return given };
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok();

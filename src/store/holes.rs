@@ -71,7 +71,8 @@ impl Index {
     /// The parts of a range that neither lie in an object store nor are known to be gone.
     pub fn missing(&self, lane: u16, from: u64, to: u64) -> Vec<(u64, u64)> {
         let away = self.offloaded.range((lane, 0)..=(lane, u64::MAX)).map(|((_, first), away)| (*first, away.next));
-        let mut known: Vec<(u64, u64)> = self.holes_of(lane).map(|(first, hole)| (first, hole.next)).chain(away).collect();
+        let mut known: Vec<(u64, u64)> =
+            self.holes_of(lane).map(|(first, hole)| (first, hole.next)).chain(away).collect();
         known.sort_unstable();
         let (mut at, mut parts) = (from, Vec::new());
         for (first, next) in known {
@@ -187,9 +188,11 @@ impl Writer {
                 continue;
             }
             lane.first = lane.first.max(hole.next);
-            self.db
-                .prepare_cached("UPDATE lane SET first = ?2, next = ?3 WHERE id = ?1")?
-                .execute(params![id, lane.first as i64, lane.next as i64])?;
+            self.db.prepare_cached("UPDATE lane SET first = ?2, next = ?3 WHERE id = ?1")?.execute(params![
+                id,
+                lane.first as i64,
+                lane.next as i64
+            ])?;
             self.db.prepare_cached("DELETE FROM hole WHERE id = ?1")?.execute([key(id, first)])?;
             self.index.holes.remove(&(id, first));
             self.open.lanes.insert(id);
@@ -209,7 +212,9 @@ mod tests {
         index.holes.insert((1, 10), Hole { next: 20, lost: true });
         index.holes.insert((1, 20), Hole { next: 25, lost: false });
         index.unread.insert(1, Range { at: 30, next: 40, vague: false });
-        for (seq, land, barrier) in [(5, 5, 30), (10, 25, 30), (22, 25, 30), (30, 30, 30), (35, 35, 35), (40, 40, u64::MAX)] {
+        for (seq, land, barrier) in
+            [(5, 5, 30), (10, 25, 30), (22, 25, 30), (30, 30, 30), (35, 35, 35), (40, 40, u64::MAX)]
+        {
             assert_eq!((index.land(1, seq), index.barrier(1, seq)), (land, barrier), "{seq}");
         }
         assert_eq!(index.gone(1, 0, 100), (10, 5));

@@ -53,7 +53,13 @@ impl Read {
 /// Starts the reading thread; it ends when the last handle is gone.
 pub(super) fn start(path: &Path, shared: Arc<Shared>) -> Result<mpsc::Sender<Read>, OpenError> {
     let (mut generation, path) = (shared.generation(), path.to_owned());
-    let mut db = schema::open_reader(&path)?;
+    let mut db = match schema::open_reader(&path) {
+        Err(OpenError::Sqlite(error)) if unreadable(&error) => {
+            shared.broke(generation, &error.to_string());
+            Connection::open_in_memory()? // it has nothing to read, which is told, until a fresh one is there
+        }
+        opened => opened?,
+    };
     let (send, receive) = mpsc::channel::<Read>();
     thread::Builder::new().name("store-read".into()).spawn(move || {
         for read in receive {

@@ -112,7 +112,8 @@ fn read(views: &[Connection], lane: u16, range: Range) -> Piece {
             if row.end() <= range.at {
                 return Ok(ControlFlow::Continue(()));
             }
-            let fits = count > 0 && i64::from(crc(id, count, size, body)) == sum && unpack(id, count, size, sum, body).is_ok();
+            let fits =
+                count > 0 && i64::from(crc(id, count, size, body)) == sum && unpack(id, count, size, sum, body).is_ok();
             if !fits || row.end() > range.next {
                 return Err(rusqlite::Error::InvalidQuery);
             }
@@ -203,7 +204,9 @@ impl Writer {
         for row in &piece.rows {
             let [count, time, size, sum] = row.numbers;
             self.db
-                .prepare_cached("INSERT OR IGNORE INTO batch (id, count, at, size, crc, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO batch (id, count, at, size, crc, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
                 .execute(params![row.id, count, time, size, sum, row.body])?;
             if row.first() > at {
                 lost += self.dig(piece.lane, at, row.first(), true)?;
@@ -274,7 +277,8 @@ impl Writer {
 
     /// What happened, as JSON; `None` if nothing.
     fn account(&self) -> rusqlite::Result<Option<String>> {
-        let mut query = self.db.prepare(&format!("SELECT key, value FROM meta WHERE key GLOB '{PENDING}*' ORDER BY key"))?;
+        let mut query =
+            self.db.prepare(&format!("SELECT key, value FROM meta WHERE key GLOB '{PENDING}*' ORDER BY key"))?;
         let counts: BTreeMap<String, u64> = query
             .query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?.unsigned_abs())))?
             .collect::<rusqlite::Result<_>>()?;
@@ -348,7 +352,8 @@ impl Writer {
         }
         self.moved = true;
         let db = super::schema::open(Some(&path))?;
-        let store = db.query_row("SELECT value FROM meta WHERE key = 'store'", [], |r| r.get::<_, i64>(0)).optional()?;
+        let store =
+            db.query_row("SELECT value FROM meta WHERE key = 'store'", [], |r| r.get::<_, i64>(0)).optional()?;
         if store.is_none() {
             carry::fill(&db, &path, self.highest.bound(), None, Some(&index))?;
             let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?1), ('base', ?2)";

@@ -19,7 +19,8 @@ pub(super) struct Walk {
 /// The ways to look at a database that was set aside: with its WAL, and as it was before it. What either holds was committed
 /// once.
 pub(super) fn views(file: &Path) -> Vec<Connection> {
-    if std::fs::metadata(file).is_ok_and(|file| file.len() == 0) && given::salt(&super::beside(file, "-wal")).is_some() {
+    if std::fs::metadata(file).is_ok_and(|file| file.len() == 0) && given::salt(&super::beside(file, "-wal")).is_some()
+    {
         // SQLite removes the WAL of an empty database unread.
         File::options().write(true).open(file).and_then(|file| file.set_len(2048)).ok();
     }
@@ -38,7 +39,14 @@ pub(super) fn views(file: &Path) -> Vec<Connection> {
         .inspect(|db| {
             db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok();
             // Without `writable_schema` a file that is too short is not read at all.
-            for pragma in ["writable_schema=1", "query_only=1", "cell_size_check=1", "mmap_size=0", "cache_size=-512", "trusted_schema=0"] {
+            for pragma in [
+                "writable_schema=1",
+                "query_only=1",
+                "cell_size_check=1",
+                "mmap_size=0",
+                "cache_size=-512",
+                "trusted_schema=0",
+            ] {
                 db.query_row(&format!("PRAGMA {pragma}"), [], |_| Ok(())).ok();
             }
         })
@@ -148,10 +156,16 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let db = views(&path).pop().unwrap();
         let mut ids = Vec::new();
-        let walk = walk(&db, "SELECT id, x FROM t WHERE id BETWEEN ?1 AND ?2 ORDER BY id", (0, i64::MAX - 1), None, |id, _| {
-            ids.push(id);
-            Ok(ControlFlow::Continue(()))
-        });
+        let walk = walk(
+            &db,
+            "SELECT id, x FROM t WHERE id BETWEEN ?1 AND ?2 ORDER BY id",
+            (0, i64::MAX - 1),
+            None,
+            |id, _| {
+                ids.push(id);
+                Ok(ControlFlow::Continue(()))
+            },
+        );
         assert_eq!(walk.next, i64::MAX);
         assert!(ids.is_sorted_by(|a, b| a < b));
         (ids.len(), walk.unreadable)

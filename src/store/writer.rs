@@ -8,7 +8,7 @@ use super::{
     given::Given,
     highest::Highest,
     lane::{Index, Shared},
-    load::{closed, note_closed},
+    load::note_closed,
     offload::Errands,
     salvage::{self, Salvage},
     schema,
@@ -77,7 +77,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         Err(_) if ballast.probe() == Cause::Space && ballast.give_up() => begin::open(&options, &highest, &given),
         opened => opened,
     };
-    let Opened { db, store, base, index, seen, eras } = opened?;
+    let Opened { db, store, base, index, seen, eras, died } = opened?;
     let last = index.lanes.values().map(|lane| lane.next).max();
     if let Err(error) = highest.cover(last.unwrap_or(base).max(base))
         && Cause::of(&error) == Cause::Other
@@ -86,7 +86,6 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     }
     clock::set_boot(eras.start());
     clock::set_steady(eras.steady_at_boot());
-    let died = eras.began_before() && closed(&db)? != eras.start() - 1;
     let shared = Arc::new(Shared::new(store, died, &options, index.clone(), &eras));
     let (send, receive) = mpsc::channel();
     let trimmer = trim::Trimmer::default();
@@ -181,7 +180,12 @@ impl Writer {
         for request in rest {
             match request {
                 Request::Consumer { name, topics, start, reply } => {
-                    let done = self.alone(|w| w.register(&name, &topics, start));
+                    let generation = self.shared.generation();
+                    let mut done = self.alone(|w| w.register(&name, &topics, start));
+                    if generation != self.shared.generation() {
+                        // The database was broken, and a fresh one took its place.
+                        done = self.alone(|w| w.register(&name, &topics, start));
+                    }
                     reply.send(done).ok();
                 }
                 Request::Forget { name, reply } => {

@@ -184,7 +184,8 @@ fn start(harm: Harm, seed: u64, own: &(tempfile::TempDir, tempfile::TempDir, Lif
     if life.missing > at_most + life.damaged || exact && life.missing < told {
         let Life { missing, damaged, .. } = life;
         let place = format!("{harm:?} {seed}");
-        sum.flaws.push(format!("{place}: {missing} missing, {damaged} damaged, {:?} told, {:?}", life.told, life.flaws));
+        sum.flaws
+            .push(format!("{place}: {missing} missing, {damaged} damaged, {:?} told, {:?}", life.told, life.flaws));
     }
     sum.flaws.extend(life.wrong.iter().map(|line| format!("{harm:?} {seed}: {line}")));
     let again = life.flaws.iter().filter(|flaw| harm.harmless() || flaw.starts_with("again"));

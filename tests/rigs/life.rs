@@ -165,7 +165,8 @@ impl Life {
             }
         }
         let missing = |topic: &Topic| {
-            let found: u64 = topic.found.iter().map(|run| run[1].min(topic.acked).saturating_sub(run[0].max(topic.passing))).sum();
+            let found: u64 =
+                topic.found.iter().map(|run| run[1].min(topic.acked).saturating_sub(run[0].max(topic.passing))).sum();
             topic.acked.saturating_sub(topic.passing).saturating_sub(found)
         };
         self.missing = ["a", "b"].map(|topic| missing(&self.topics[topic])).iter().sum();
