@@ -72,7 +72,9 @@ fn usable(options: &Options, highest: &Highest, given: &Given) -> Result<Opened,
     }
     let mut opened = read(db, options, highest)?;
     let found = found.filter(|found| store == Some(found.store));
-    check(&opened, found, highest.bound())?;
+    if store.is_some() {
+        check(&opened, found, highest.bound())?;
+    }
     if let Some(found) = found
         && carry::is_behind(&opened.index, opened.base, found)
     {
@@ -115,7 +117,8 @@ fn header(path: &Path) -> Result<(), OpenError> {
 
 /// What is read is what was written: counters fit each other, and lanes have the names that they had.
 fn check(opened: &Opened, found: Option<&Found>, bound: u64) -> Result<(), OpenError> {
-    let bound = if bound > 0 { bound } else { 1 << 48 };
+    let given = found.into_iter().flat_map(|found| found.lanes.values()).map(|(next, ..)| *next).max();
+    let bound = if bound > 0 { bound.max(given.unwrap_or(0)) } else { 1 << 48 };
     let index = &opened.index;
     let lane_of = |lane: u16| index.lanes.get(&lane);
     for ((consumer, lane), cursor) in &index.cursors {
