@@ -126,7 +126,7 @@ fn bring(
     let store: Option<i64> = db.query_row("SELECT max(value) FROM meta WHERE key = 'store'", [], |r| r.get(0))?;
     let found = found.filter(|found| store.is_none_or(|store| store.unsigned_abs() == found.store));
     if memory.is_none() {
-        drop_strangers(db, bound, found)?;
+        drop_strangers(db, found)?;
     }
     let lanes = number_anew(db, bound, found, memory.is_some(), whole)?;
     // Lanes of which nothing is left but what was given out.
@@ -235,8 +235,8 @@ fn add_up(db: &Connection) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
-/// Lanes whose names are not those that they had, and cursors beyond what was given out.
-fn drop_strangers(db: &Connection, bound: u64, found: Option<&Found>) -> rusqlite::Result<()> {
+/// Lanes whose names are not those that they had go.
+fn drop_strangers(db: &Connection, found: Option<&Found>) -> rusqlite::Result<()> {
     for (lane, (_, _, name)) in found.iter().flat_map(|found| &found.lanes) {
         let known = db.query_row("SELECT topic, priority FROM lane WHERE id = ?1", [lane], |r| {
             Ok(name_of(&r.get::<_, String>(0)?, r.get(1)?))
@@ -245,12 +245,6 @@ fn drop_strangers(db: &Connection, bound: u64, found: Option<&Found>) -> rusqlit
             db.execute("DELETE FROM lane WHERE id = ?1", [lane])?;
             db.execute("DELETE FROM cursor WHERE id & 65535 = ?1", [lane])?;
         }
-    }
-    if bound > 0 {
-        let beyond =
-            "UPDATE cursor SET start = 0, seq = 0, delivered = 0, stopped = 0, dead = 0, expired = 0, evicted = 0,
-            dropped = 0 WHERE seq > ?1";
-        db.execute(beyond, [bound as i64])?;
     }
     Ok(())
 }
@@ -281,6 +275,12 @@ fn number_anew(
         if !exact {
             db.execute(&raise, params![id, passed as i64])?;
         }
+        // A cursor beyond all that was given out is damaged: its consumer begins anew.
+        let anew = format!(
+            "UPDATE cursor SET start = ?2, seq = ?2, delivered = 0, stopped = 0, dead = 0, expired = 0, evicted = 0, dropped = 0
+                WHERE {of_lane} AND seq > ?3"
+        );
+        db.execute(&anew, params![id, first.max(passed).min(end) as i64, fresh as i64])?;
         let lowest = format!("SELECT min(seq) FROM cursor WHERE {of_lane}");
         let lowest: Option<i64> = db.query_row(&lowest, [id], |r| r.get(0))?;
         let at = match lowest {
@@ -291,6 +291,8 @@ fn number_anew(
         };
         let to = if vague { fresh } else { end };
         let range = Range { at: at.min(to), next: to, vague };
+        let pass = format!("UPDATE cursor SET evicted = evicted + ?2 - seq, seq = ?2 WHERE {of_lane} AND seq < ?2");
+        db.execute(&pass, params![id, range.at as i64])?;
         let open = range.at < range.next && (lowest.is_some() || !whole);
         if open {
             write_range(db, *id, range)?;

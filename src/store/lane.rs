@@ -285,10 +285,10 @@ impl Shared {
                 let offloaded = view.index.away(*id, cursor.seq);
                 let (_, skipped) = view.index.gone(*id, cursor.seq, lane.next);
                 row.offloaded += offloaded;
-                row.accepted += lane.next - cursor.start - skipped + cursor.dropped;
+                row.accepted += (lane.next + cursor.dropped).saturating_sub(cursor.start + skipped);
                 row.delivered += cursor.delivered;
                 row.stopped += cursor.stopped;
-                row.queued += lane.next - cursor.seq - skipped - offloaded;
+                row.queued += lane.next.saturating_sub(cursor.seq + skipped + offloaded);
                 row.dead += cursor.dead;
                 row.expired += cursor.expired;
                 row.evicted += cursor.evicted;

@@ -104,6 +104,11 @@ pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), 
             lane.next = lane.next.max(away.next);
         }
     }
+    load_holes(db, &mut index)?;
+    Ok((index, Seen::load(db, options.window)?))
+}
+
+fn load_holes(db: &Connection, index: &mut Index) -> rusqlite::Result<()> {
     let mut query = db.prepare("SELECT id, next, lost FROM hole")?;
     let mut rows = query.query([])?;
     while let Some(r) = rows.next()? {
@@ -117,5 +122,5 @@ pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), 
         let n = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
         index.unread.insert(r.get(0)?, Range { at: n(1)?, next: n(2)?, vague: r.get(3)? });
     }
-    Ok((index, Seen::load(db, options.window)?))
+    Ok(())
 }
