@@ -559,7 +559,7 @@ fn names_lead_somewhere() {
         (r#""p": {"from": ["gateway"]}"#, &["ok"]),
         (
             r#""gateway": {"from": ["t"]}"#,
-            &["pipelines.gateway: the topic `gateway` is the gateway's own: take another name (f:2:1)"],
+            &["pipelines.gateway: the topic `gateway` is the gateway's own: take another name (f:2:15)"],
         ),
         (
             r#""p": {"from": ["t"], "on_fail": 1}"#,
