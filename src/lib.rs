@@ -32,7 +32,8 @@
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
 //!   `reader` what consumers see of it, `trim` how it stays small, `space` what happens when it does not, `offload` how
 //!   events go elsewhere and come back, `tight` how it lives on a disk that somebody else has filled,
-//!   `eras` how it knows times across boots whose clock was wrong.
+//!   `eras` how it knows times across boots whose clock was wrong. `begin` opens whatever is there: `quarantine` takes what is
+//!   broken, `carry` and `salvage` bring back what can be read of it, `given` knows from outside what was lost.
 //! - [`systems`] has what several components share to reach others: TLS, HTTP, MQTT and Modbus as a client, serial ports; and
 //!   the systems that a configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each
 //!   kind.
@@ -71,6 +72,7 @@
 //! - `accepted = delivered + queued + dead + expired + evicted + offloaded`, for every topic and consumer, across restarts.
 //! - A row leaves the store for an object only in the transaction that writes its manifest, after the object was read back;
 //!   an object is deleted only after the transaction that brought its rows back.
+//! - Sequence numbers never repeat; what a broken database loses is counted and told.
 //! - A full disk never ends the gateway: nothing that makes room needs a block that is not ours already.
 //! - Every buffer, queue, request and connection has a limit. A full one makes the producer wait or refuses it clearly.
 //! - All of them together have one (`gateway.memory`): `runtime::memory` adds up what is held whatever comes, and sources draw what

@@ -89,8 +89,11 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves for ever, or ends at once where nothing is to be served.
-pub async fn serve(settings: Settings, running: Running) {
+/// Serves for ever, or ends at once where nothing is to be served: a gateway without a store leaves no files.
+pub async fn serve(settings: Settings, running: Running, stateless: bool) {
+    if stateless {
+        return;
+    }
     let mut told = false;
     let listener = loop {
         match Listener::open(&settings).await {

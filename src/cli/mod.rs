@@ -334,7 +334,7 @@ fn gateway(file: &Path, stateless: bool) -> ExitCode {
         let mut end = runtime::End::Done;
         let code = start(file, |plan| {
             let settings = plan.settings.clone();
-            end = block_on(runtime::run(plan, stateless, right, |running| admin::serve(settings, running)))?;
+            end = block_on(runtime::run(plan, stateless, right, |running| admin::serve(settings, running, stateless)))?;
             Ok(())
         });
         if end == runtime::End::Done {

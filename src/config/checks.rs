@@ -63,12 +63,21 @@ impl<'n> Names<'n> {
         let (open, untold): (Vec<&Node>, Vec<&Node>) = written.partition(|n| n.filled().is_empty());
         let open = open.into_iter().filter_map(Node::text);
         let topics = || Some(keys("sources")?.chain(keys("pipelines")?).chain(keys("topics")?).chain(open).collect());
-        let untold = untold.into_iter().filter_map(Node::text).collect();
+        let untold = untold.into_iter().filter_map(Node::text).chain([OWN]).collect();
         Names { topics: topics(), sinks: keys("sinks").map(Iterator::collect), untold }
     }
 }
 
+/// The topic of what the gateway says of itself.
+const OWN: &str = "gateway";
+
 fn taken_twice(root: &Node, report: &mut Report<'_>) {
+    for of in ["sources", "pipelines"] {
+        if let Some(field_of) = section(root, of).iter().find(|f| f.name == OWN) {
+            let message = "the topic `gateway` is the gateway's own: take another name";
+            report.error(field(of, OWN), field_of.at, message);
+        }
+    }
     let sources: HashSet<&str> = section(root, "sources").iter().map(|f| f.name.as_str()).collect();
     for pipeline in section(root, "pipelines").iter().filter(|p| sources.contains(p.name.as_str())) {
         let message = "a source has this name too; both name the topic that they write";

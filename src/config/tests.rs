@@ -568,6 +568,11 @@ fn names_lead_somewhere() {
                 "pipelines.p.on_fail.topic: expected a name of 1 to 64 letters, digits, `_`, `.` and `-`, found `a/b` (f:2:57)",
             ],
         ),
+        (r#""p": {"from": ["gateway"]}"#, &["ok"]),
+        (
+            r#""gateway": {"from": ["t"]}"#,
+            &["pipelines.gateway: the topic `gateway` is the gateway's own: take another name (f:2:15)"],
+        ),
         (
             r#""p": {"from": ["t"], "on_fail": 1}"#,
             &["pipelines.p.on_fail: expected `dead`, `drop`, `continue` or an object, found a number (f:2:47)"],

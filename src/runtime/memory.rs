@@ -30,7 +30,7 @@ const EVENT: usize = 320;
 /// What a connection of a sink or of a process outside takes: buffers, an answer, TLS.
 const LINK: usize = 640 * KIB;
 /// What operators ask for, one answer at a time, and their connections.
-const ADMIN: usize = 2 * MIB;
+const ADMIN: usize = MIB;
 /// An object on its way to the object store and back: made, sent, read back.
 const OFFLOAD: usize = 4 * MIB;
 /// A request of a process that reaches outside, and its answer.

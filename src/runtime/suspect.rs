@@ -151,14 +151,21 @@ impl Outlet {
                 self.reader.restore(&gathered.begun);
                 break;
             }
-            let work = self.send(gathered, false, backoff, stop);
-            tokio::pin!(work);
-            tokio::select! {
-                done = &mut work => done?,
-                () = sleep(SURVIVED) => {
-                    suspects.forget().await;
-                    work.await?;
+            {
+                let work = self.send(gathered, false, backoff, stop);
+                tokio::pin!(work);
+                tokio::select! {
+                    done = &mut work => done?,
+                    () = sleep(SURVIVED) => {
+                        // It waits for the upstream, and the others not for it.
+                        suspects.forget().await;
+                        drop(suspects);
+                        return work.await;
+                    }
                 }
+            }
+            if self.reader.position(lane) == Some(from) {
+                break; // nothing may go now
             }
         }
         suspects.forget().await;

@@ -147,6 +147,12 @@ impl Eras {
         Ok(())
     }
 
+    /// Writes the present start into a fresh database.
+    pub fn write_all(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        self.changed = true;
+        self.write(db)
+    }
+
     /// What was new is committed; gives whether there was anything.
     pub fn settle(&mut self) -> bool {
         std::mem::take(&mut self.changed)

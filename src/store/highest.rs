@@ -1,14 +1,14 @@
 //! The highest sequence number, kept outside the database: if the database is lost, no number is used twice.
 //!
 //! Beside `tidegate.db` lies `tidegate.db-highest` with a bound above every number given out so far, raised in large
-//! steps so that it is written once in a million events.
+//! steps so that it is written once in 65,536 events.
 
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
-const STEP: u64 = 1 << 20;
+const STEP: u64 = 1 << 16;
 
 pub(super) struct Highest {
     file: Option<PathBuf>,

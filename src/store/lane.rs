@@ -1,10 +1,19 @@
 //! What is where: lanes, consumers and their cursors, as the writer knows them and as everybody else may see them.
 
-use super::{Options, eras::Eras, rows::Chunk};
+use super::{
+    Options,
+    eras::Eras,
+    holes::{Hole, Range},
+    rows::Chunk,
+};
 use crate::clock::millis_of;
+use rusqlite::{Connection, params};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 use tokio::sync::Notify;
 
@@ -26,6 +35,17 @@ pub(super) struct Lane {
     pub bytes: u64,
     /// Accepted and never stored, as the topic's policy says.
     pub dropped: u64,
+}
+
+impl Lane {
+    /// A sum of what it is called.
+    pub fn name(&self) -> u64 {
+        name_of(&self.topic, self.priority)
+    }
+}
+
+pub(super) fn name_of(topic: &str, priority: u8) -> u64 {
+    u64::from(crc32fast::hash(topic.as_bytes())) << 8 | u64::from(priority)
 }
 
 /// How far a consumer is in a lane, and what became of what it passed.
@@ -65,6 +85,39 @@ pub(super) struct Index {
     pub cursors: BTreeMap<(u32, u16), Cursor>,
     /// By lane and first sequence number.
     pub offloaded: BTreeMap<(u16, u64), Away>,
+    /// By lane and first sequence number.
+    pub holes: BTreeMap<(u16, u64), Hole>,
+    /// By lane.
+    pub unread: BTreeMap<u16, Range>,
+}
+
+impl Cursor {
+    /// Writes it down, in the open transaction.
+    pub fn write(&self, db: &Connection, (consumer, lane): (u32, u16)) -> rusqlite::Result<()> {
+        db.prepare_cached(
+            "INSERT OR REPLACE INTO cursor (id, start, seq, delivered, stopped, dead, expired, evicted, dropped)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            (i64::from(consumer) << 16) | i64::from(lane),
+            self.start as i64,
+            self.seq as i64,
+            self.delivered as i64,
+            self.stopped as i64,
+            self.dead as i64,
+            self.expired as i64,
+            self.evicted as i64,
+            self.dropped as i64
+        ])
+        .map(drop)
+    }
+
+    /// Whether its counters fit each other, as they always do.
+    pub fn adds_up(&self) -> bool {
+        let passed = self.seq.checked_sub(self.start).and_then(|passed| passed.checked_add(self.dropped));
+        let ends = [self.delivered, self.dead, self.expired, self.evicted];
+        passed.is_some() && passed == ends.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n))
+    }
 }
 
 impl Index {
@@ -128,6 +181,10 @@ struct Waiter {
 #[derive(Default)]
 pub(super) struct View {
     pub index: Index,
+    /// Lanes and numbers at which a reader found nothing, although there should be something.
+    pub gaps: BTreeSet<(u16, u64)>,
+    /// Something that was set aside is being read, or waits to be told.
+    pub salvaging: bool,
     tails: HashMap<u16, Tail>,
     /// Bytes of all tails, and how many they may be.
     fresh: usize,
@@ -154,13 +211,39 @@ pub(super) struct Shared {
     pub offload: Notify,
     /// Intake of ordinary priority meets a mark, or a full disk.
     pub full: AtomicBool,
+    generation: AtomicU64,
+    /// One more than that of the last database that a read found broken.
+    broken: AtomicU64,
 }
 
 impl Shared {
     pub fn new(store: u64, died: bool, options: &Options, index: Index, eras: &Eras) -> Self {
         let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis_of(ttl.as_millis()))).collect();
         let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), most: options.tails, ..View::default() });
-        Shared { store, died, ttl, view, offload: Notify::new(), full: AtomicBool::new(false) }
+        let (generation, broken) = (AtomicU64::new(0), AtomicU64::new(0));
+        Shared { store, died, ttl, view, offload: Notify::new(), full: AtomicBool::new(false), generation, broken }
+    }
+
+    /// Which database it is in this run: a broken one is followed by another.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// A fresh database serves.
+    pub fn renewed(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A read found a database broken.
+    pub fn broke(&self, generation: u64, why: &str) {
+        if self.broken.swap(generation + 1, Ordering::AcqRel) != generation + 1 {
+            log::error!("store: the database is broken: {why}");
+        }
+    }
+
+    /// Whether a read found the present one broken.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire) == self.generation() + 1
     }
 
     /// How old events of a topic may get, in milliseconds.
@@ -203,11 +286,12 @@ impl Shared {
                 let name = view.index.consumers.get(consumer).map(|c| c.name.clone()).unwrap_or_default();
                 let row = rows.entry((lane.topic.to_string(), name)).or_default();
                 let offloaded = view.index.away(*id, cursor.seq);
+                let (_, skipped) = view.index.gone(*id, cursor.seq, lane.next);
                 row.offloaded += offloaded;
-                row.accepted += lane.next - cursor.start + cursor.dropped;
+                row.accepted += (lane.next + cursor.dropped).saturating_sub(cursor.start + skipped);
                 row.delivered += cursor.delivered;
                 row.stopped += cursor.stopped;
-                row.queued += lane.next - cursor.seq - offloaded;
+                row.queued += lane.next.saturating_sub(cursor.seq + skipped + offloaded);
                 row.dead += cursor.dead;
                 row.expired += cursor.expired;
                 row.evicted += cursor.evicted;

@@ -3,6 +3,7 @@
 use super::{
     Keep, OpenError, Options,
     highest::Highest,
+    holes::{Hole, Range},
     lane::{Away, Consumer, Cursor, Index, Lane},
     rows::{key, seq_of},
     seen::Seen,
@@ -10,14 +11,20 @@ use super::{
 };
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
-/// Whether the file is at fault: SQLite says so, or a row holds what was never written.
+/// Whether the file is at fault: SQLite says so, or a row holds what was never written, or stands in an index that knows another.
 pub(super) fn unreadable(error: &rusqlite::Error) -> bool {
+    // A page lies beyond the end of the file. An input error of the disk has another number.
+    if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ) {
+        return true;
+    }
     use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-        || matches!(
-            error,
-            FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)
-        )
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation)
+    ) || matches!(
+        error,
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)
+    )
 }
 
 /// The store's random number, and where the numbers of new lanes begin: above all that a lost database gave out.
@@ -97,5 +104,23 @@ pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), 
             lane.next = lane.next.max(away.next);
         }
     }
+    load_holes(db, &mut index)?;
     Ok((index, Seen::load(db, options.window)?))
+}
+
+fn load_holes(db: &Connection, index: &mut Index) -> rusqlite::Result<()> {
+    let mut query = db.prepare("SELECT id, next, lost FROM hole")?;
+    let mut rows = query.query([])?;
+    while let Some(r) = rows.next()? {
+        let id: i64 = r.get(0)?;
+        let hole = Hole { next: r.get::<_, i64>(1)?.unsigned_abs(), lost: r.get(2)? };
+        index.holes.insert(((id >> 48) as u16, seq_of(id)), hole);
+    }
+    let mut query = db.prepare("SELECT lane, at, next, vague FROM unread")?;
+    let mut rows = query.query([])?;
+    while let Some(r) = rows.next()? {
+        let n = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
+        index.unread.insert(r.get(0)?, Range { at: n(1)?, next: n(2)?, vague: r.get(3)? });
+    }
+    Ok(())
 }

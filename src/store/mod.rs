@@ -5,18 +5,26 @@
 //! serves them all, and answers after it. Readers see what is committed, from memory while it is fresh.
 
 mod ballast;
+mod begin;
+mod carry;
 mod consumers;
 mod dead;
 #[cfg(test)]
 mod dead_tests;
 mod eras;
+mod given;
 mod highest;
+mod holes;
 mod lane;
 mod load;
 mod offload;
 mod pause;
+mod quarantine;
 mod reader;
 mod rows;
+mod salvage;
+#[cfg(test)]
+mod salvage_tests;
 mod schema;
 mod seen;
 mod space;
@@ -27,6 +35,7 @@ mod step;
 mod tests;
 mod tight;
 mod trim;
+mod walk;
 mod writer;
 
 pub use dead::{Letter, Retried, Which};
@@ -40,7 +49,7 @@ use crate::{budget::Pools, event::Batch};
 use lane::Shared;
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -126,6 +135,9 @@ pub enum OpenError {
     /// It may work later: the disk is full, or read-only.
     #[error("{0}")]
     Later(String),
+    /// It is set aside.
+    #[error("the database is broken: {0}")]
+    Broken(String),
     #[error("the database cannot be used safely: {0}")]
     Unsafe(String),
     #[error("{0}")]
@@ -141,6 +153,13 @@ impl From<rusqlite::Error> for OpenError {
             _ => OpenError::Sqlite(error),
         }
     }
+}
+
+/// A file beside the database, named after it.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 /// Linux's number for an input or output error.
@@ -362,7 +381,7 @@ impl Store {
         let pools = options.pools.clone();
         let (writer, requests) = writer::start(options)?;
         let reads = match path {
-            Some(path) => rows::start(&path)?,
+            Some(path) => rows::start(&path, writer.clone())?,
             None => rows::through(requests.clone()),
         };
         Ok(Store { shared: writer, requests, reads, waiting: Arc::new(Semaphore::new(limit)), limit, pools })
@@ -455,6 +474,11 @@ impl Store {
     /// Whether the run before this one ended without closing the store, although the machine went on.
     pub fn died(&self) -> bool {
         self.shared.died
+    }
+
+    /// Whether something of a database that was set aside is still to be put back, or to be told.
+    pub fn salvaging(&self) -> bool {
+        self.shared.view().salvaging
     }
 
     /// Names of the consumers that registered in this run.

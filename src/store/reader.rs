@@ -21,9 +21,8 @@ use std::{
 };
 use tokio::{sync::Notify, time::sleep};
 
-/// What is missing in the database is looked for again after a moment, so often: then it is lost.
+/// What is missing in the database is looked for again after a moment.
 const MOMENT: Duration = Duration::from_millis(5);
-const PATIENCE: u32 = 200;
 
 /// Events that follow one another in one lane.
 #[derive(Debug)]
@@ -69,8 +68,6 @@ pub struct Reader {
     /// Lanes of a lower priority are not read.
     floor: u8,
     signal: Arc<Notify>,
-    /// How often in a row something was missing that should have been there.
-    missed: u32,
 }
 
 impl Reader {
@@ -97,7 +94,7 @@ impl Reader {
         let name = consumer.and_then(|c| Some(shared.view().index.consumers.get(&c)?.name.clone()));
         let topics = name.map_or_else(|| topics.to_vec(), |name| with_retries(&name, topics));
         let signal = shared.signal(&topics, consumer.is_none());
-        Reader { shared, reads, topics, consumer, lanes: BTreeMap::new(), floor: 0, signal, missed: 0 }
+        Reader { shared, reads, topics, consumer, lanes: BTreeMap::new(), floor: 0, signal }
     }
 
     /// From now on lanes of a lower priority are not read.
@@ -167,21 +164,25 @@ impl Reader {
         if position.ahead.is_empty() {
             let seq = position.next;
             let fresh = self.shared.view().fresh(lane, seq, bytes);
-            let chunks = match fresh {
+            let mut chunks = match fresh {
                 Some(chunks) => chunks,
                 None => rows::batches(&self.reads, lane, seq).await?,
             };
+            // What is not read yet out of a quarantine is waited for.
+            let barrier = self.shared.view().index.barrier(lane, seq);
+            chunks.retain(|chunk| chunk.first < barrier);
             let oldest = self.shared.view().index.lanes.get(&lane).map_or(seq, |l| l.first);
             let first = chunks.first().map_or(oldest, |c| c.first).max(seq);
-            // Retention, or a limit, passed over what was between; else it went to the object store, or came from there,
-            // while we read, which is told a moment later.
-            if first > seq.max(oldest) && self.consumer.is_some() && self.missed < PATIENCE {
-                self.missed += 1;
+            // Retention, or a limit, passed over what was between; or it went to the object store, or came from there, while
+            // we read. Else it is lost: the writer looks into it and says so.
+            if first > seq.max(oldest) && self.consumer.is_some() {
+                self.shared.view().gaps.insert((lane, seq.max(oldest)));
                 sleep(MOMENT).await;
                 self.signal.notify_one();
                 return Ok(None);
             }
-            self.missed = 0;
+            let end = self.shared.view().index.lanes.get(&lane).map_or(first, |l| l.next).min(barrier);
+            trust(&mut chunks, end);
             let Some(position) = self.lanes.get_mut(&lane) else { return Ok(None) };
             position.next = first;
             let mut end = first;
@@ -250,6 +251,7 @@ impl Reader {
             .iter()
             .filter(|(_, p)| p.place.priority >= self.floor)
             .filter(|(id, p)| view.index.lanes.get(id).is_some_and(|l| l.next.min(p.stop) > p.next))
+            .filter(|(id, p)| !p.ahead.is_empty() || view.index.barrier(**id, p.next) > p.next)
             .filter(|(id, p)| {
                 let away = self.consumer.and_then(|_| view.index.away_at(**id, p.next)).filter(|_| p.ahead.is_empty());
                 wanted.extend(away.map(|first| (**id, first)));
@@ -283,6 +285,23 @@ impl Reader {
             let place = Place { store: self.shared.store, lane: *id, topic, priority: lane.priority };
             self.lanes.insert(*id, Position::new(place, ttl, next));
         }
+        // What is gone is passed over.
+        if !view.index.holes.is_empty() {
+            for (lane, position) in self.lanes.iter_mut().filter(|(_, position)| position.ahead.is_empty()) {
+                position.next = view.index.land(*lane, position.next);
+            }
+        }
+    }
+}
+
+/// The count of a batch whose CRC does not fit is not believed: it ends where the next one begins, at the latest.
+fn trust(chunks: &mut [Chunk], end: u64) {
+    let mut next = end;
+    for chunk in chunks.iter_mut().rev() {
+        if chunk.data.is_err() {
+            chunk.count = chunk.count.clamp(1, next.saturating_sub(chunk.first).max(1));
+        }
+        next = chunk.first;
     }
 }
 

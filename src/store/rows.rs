@@ -1,10 +1,14 @@
 //! Reads from the file, in short transactions on a connection and a thread of their own, so that the writer never waits
 //! for a reader and no open reader keeps the WAL from being recycled.
 
-use super::{OpenError, Refusal, Request, schema};
+use super::{OpenError, Refusal, Request, lane::Shared, load::unreadable, schema};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
-use std::{path::Path, sync::mpsc, thread};
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+};
 use tokio::sync::oneshot;
 
 /// At most so many rows are read in one go: a slow gateway has one event in each.
@@ -36,7 +40,8 @@ impl Chunk {
     }
 }
 
-type Work = Box<dyn FnOnce(&Connection) + Send>;
+/// Gives what is at fault with the file, if it is.
+type Work = Box<dyn FnOnce(&Connection) -> Result<(), String> + Send>;
 
 /// Work for the reading thread; `None` ends it.
 pub(super) struct Read(Option<Work>);
@@ -44,21 +49,39 @@ pub(super) struct Read(Option<Work>);
 impl Read {
     pub const END: Read = Read(None);
 
-    /// Does the work; gives whether to go on.
-    pub fn run(self, db: &Connection) -> bool {
-        self.0.map(|work| work(db)).is_some()
+    /// Does the work; gives what it says of the file, or `None` when it is the end.
+    pub fn run(self, db: &Connection) -> Option<Result<(), String>> {
+        self.0.map(|work| work(db))
     }
 }
 
 /// Starts the reading thread; it ends when the last handle is gone.
-pub(super) fn start(path: &Path) -> Result<mpsc::Sender<Read>, OpenError> {
-    let db = schema::open_reader(path)?;
+pub(super) fn start(path: &Path, shared: Arc<Shared>) -> Result<mpsc::Sender<Read>, OpenError> {
+    let (mut generation, path) = (shared.generation(), path.to_owned());
+    let mut db = match schema::open_reader(&path) {
+        Err(OpenError::Sqlite(error)) if unreadable(&error) => {
+            shared.broke(generation, &error.to_string());
+            Connection::open_in_memory()? // it has nothing to read, which is told, until a fresh one is there
+        }
+        opened => opened?,
+    };
     let (send, receive) = mpsc::channel::<Read>();
-    thread::Builder::new().name("store-read".into()).spawn(
-        move || {
-            while receive.recv().is_ok_and(|read| read.run(&db)) {}
-        },
-    )?;
+    thread::Builder::new().name("store-read".into()).spawn(move || {
+        for read in receive {
+            // A fresh database took the place of a broken one.
+            let now = shared.generation();
+            if now != generation
+                && let Ok(fresh) = schema::open_reader(&path)
+            {
+                (db, generation) = (fresh, now);
+            }
+            match read.run(&db) {
+                None => return,
+                Some(Err(why)) => shared.broke(generation, &why),
+                Some(Ok(())) => {}
+            }
+        }
+    })?;
     Ok(send)
 }
 
@@ -81,7 +104,10 @@ pub(super) async fn ask<T: Send + 'static>(
 ) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
     let read = Read(Some(Box::new(move |db| {
-        reply.send(query(db)).ok();
+        let found = query(db);
+        let fault = found.as_ref().err().filter(|error| unreadable(error)).map(ToString::to_string);
+        reply.send(found).ok();
+        fault.map_or(Ok(()), Err)
     })));
     reads.send(read).map_err(|_| Refusal::Closed)?;
     answer.await.map_err(|_| Refusal::Closed)?.map_err(|e| Refusal::Failed(e.to_string()))
@@ -121,7 +147,7 @@ pub(super) async fn batches(reads: &mpsc::Sender<Read>, lane: u16, seq: u64) -> 
             let body = row.get_ref(4)?.as_blob().unwrap_or_default();
             let chunk =
                 Chunk { first: seq_of(id), count: count.unsigned_abs(), data: unpack(id, count, size, sum, body) };
-            if chunk.end() <= seq {
+            if chunk.end() <= seq && (chunk.data.is_ok() || chunk.first < seq) {
                 continue;
             }
             bytes += size.unsigned_abs() as usize;
@@ -135,7 +161,7 @@ pub(super) async fn batches(reads: &mpsc::Sender<Read>, lane: u16, seq: u64) -> 
     .await
 }
 
-fn unpack(id: i64, count: i64, size: i64, sum: i64, body: &[u8]) -> Result<Bytes, Vec<u8>> {
+pub(super) fn unpack(id: i64, count: i64, size: i64, sum: i64, body: &[u8]) -> Result<Bytes, Vec<u8>> {
     let size_fits = usize::try_from(size).ok().filter(|n| *n <= MAX_RAW);
     match size_fits {
         Some(size) if i64::from(crc(id, count, size as i64, body)) == sum => {

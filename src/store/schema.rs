@@ -2,11 +2,7 @@
 
 use super::OpenError;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig};
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 /// "TIDE": tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 0x5449_4445;
@@ -54,6 +50,11 @@ const MIGRATIONS: &[&str] = &["
     -- bytes = of the rows' bodies; length and sha256 = of the object.
     CREATE TABLE offloaded (id INTEGER PRIMARY KEY, next INTEGER NOT NULL, bytes INTEGER NOT NULL, object TEXT NOT NULL,
         length INTEGER NOT NULL, sha256 BLOB NOT NULL);
+", "
+    -- Numbers that no row has, see `holes`: id = lane << 48 | first, next = the one after the last; lost: events were there.
+    CREATE TABLE hole (id INTEGER PRIMARY KEY, next INTEGER NOT NULL, lost INTEGER NOT NULL);
+    -- What is still to be read of a lane out of a quarantine; vague: where it ended is not known.
+    CREATE TABLE unread (lane INTEGER PRIMARY KEY, at INTEGER NOT NULL, next INTEGER NOT NULL, vague INTEGER NOT NULL);
 "];
 
 /// Opens the writer's connection and brings the file up to date.
@@ -190,19 +191,10 @@ pub(super) fn limit(db: &Connection, wal: u64, full: bool) -> rusqlite::Result<(
 /// Leaves the WAL as it is when the connection ends.
 pub(super) fn keep_wal(db: &Connection) {
     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok();
+    leave_wal(db);
 }
 
-/// Moves an unreadable database aside, all its files together, so that a fresh one can serve. Gives the new place.
-pub(super) fn set_aside(path: &Path, wall_ms: i64) -> std::io::Result<PathBuf> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let folder = path.with_file_name(format!("{name}-unreadable-{wall_ms}"));
-    std::fs::create_dir_all(&folder)?;
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        let from = path.with_file_name(format!("{name}{suffix}"));
-        if from.exists() {
-            std::fs::rename(&from, folder.join(format!("{name}{suffix}")))?;
-        }
-    }
-    Ok(folder)
+/// As that, and does not fold it in before: the database is broken.
+pub(super) fn leave_wal(db: &Connection) {
+    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok();
 }

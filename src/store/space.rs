@@ -152,7 +152,8 @@ impl Index {
     pub fn stored(&self) -> u64 {
         let lanes = self.lanes.iter().map(|(id, lane)| {
             let from = self.passed(*id).max(lane.first);
-            lane.next.saturating_sub(from).saturating_sub(self.away(*id, from))
+            let (lost, skipped) = self.gone(*id, from, lane.next);
+            lane.next.saturating_sub(from).saturating_sub(self.away(*id, from)).saturating_sub(lost + skipped)
         });
         lanes.sum()
     }

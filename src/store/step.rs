@@ -27,6 +27,8 @@ pub(super) struct Open {
     /// What is offloaded changed, and keys of objects that nothing names any more.
     pub moved: bool,
     pub spare: Vec<String>,
+    /// Holes, or what is not read yet, changed.
+    pub dug: bool,
     /// By lane: bytes and events that were written, and the first of them.
     pub grown: BTreeMap<u16, (u64, u64, u64)>,
 }
@@ -47,8 +49,12 @@ impl Writer {
             placed.push(self.append(lane, append)?);
         }
         for m in &step.moves {
+            let seq = self.index.cursors.get(&(m.consumer, m.lane)).map_or(u64::MAX, |c| c.seq);
+            let (lost, skipped) = self.index.gone(m.lane, seq, m.to);
             if let Some(cursor) = self.index.cursors.get_mut(&(m.consumer, m.lane)).filter(|c| m.to > c.seq) {
-                let passed = m.to - cursor.seq;
+                cursor.start += skipped;
+                cursor.evicted += lost;
+                let passed = (m.to - cursor.seq).saturating_sub(lost + skipped);
                 cursor.seq = m.to;
                 // It may have been moved on from below the consumer, which counts more than is left.
                 let dead = m.dead.min(passed);
@@ -157,23 +163,11 @@ impl Writer {
         }
         self.evict()?;
         self.trimmer.expire(&self.db, &mut self.index, &self.options, now, &mut self.open.cursors)?;
+        self.pass_holes();
         self.open.lanes.extend(self.open.cursors.iter().map(|(_, lane)| *lane));
         for (consumer, lane) in &self.open.cursors {
             let Some(c) = self.index.cursors.get(&(*consumer, *lane)) else { continue };
-            self.db.prepare_cached("INSERT OR REPLACE INTO cursor (id, start, seq, delivered, stopped, dead, expired, evicted, dropped)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
-                params![
-                    (i64::from(*consumer) << 16) | i64::from(*lane),
-                    c.start as i64,
-                    c.seq as i64,
-                    c.delivered as i64,
-                    c.stopped as i64,
-                    c.dead as i64,
-                    c.expired as i64,
-                    c.evicted as i64,
-                    c.dropped as i64
-                ],
-            )?;
+            c.write(&self.db, (*consumer, *lane))?;
         }
         if let Some((row, marks)) = self.seen.row() {
             self.db
@@ -188,7 +182,7 @@ impl Writer {
             self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full, self.space.is_over())?;
         self.open.lanes.extend(trimmed);
         self.forget_passed()?;
-        Ok(())
+        self.fill_passed()
     }
 
     fn write_row(&mut self, lane: u16, row: Row) -> rusqlite::Result<()> {

@@ -3,7 +3,7 @@
 use super::{
     Refusal, Step,
     ballast::{Ballast, Cause},
-    load::load,
+    load::{load, unreadable},
     schema,
     writer::{Waiting, Writer},
 };
@@ -140,6 +140,14 @@ impl Writer {
             self.index = self.shared.view().index.clone();
             self.tighten();
             return Refusal::Full;
+        }
+        if unreadable(error) && self.options.path.is_some() {
+            log::error!("store: the database is broken: {error}");
+            self.broken = true;
+            if let Err(error) = self.renew() {
+                log::error!("store: no fresh database could be begun: {error}");
+            }
+            return Refusal::Failed("the database is broken, a fresh one takes its place".into());
         }
         let cause = self.disk.ballast.probe();
         let refusal = Refusal::Failed(match cause {

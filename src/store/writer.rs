@@ -3,12 +3,16 @@
 use super::{
     OpenError, Options, Placed, Refusal, Request, Step,
     ballast::{Ballast, Cause},
+    begin::{self, Opened},
     eras::Eras,
+    given::Given,
     highest::Highest,
     lane::{Index, Shared},
-    load::{closed, identity, load, note_closed, unreadable},
+    load::note_closed,
     offload::Errands,
-    pause, schema,
+    pause,
+    salvage::{self, Salvage},
+    schema,
     seen::Seen,
     space::Space,
     step::Open,
@@ -62,6 +66,11 @@ pub(super) struct Writer {
     pub(super) letters: u64,
     pub(super) letters_dropped: bool,
     pub(super) open: Open,
+    pub(super) given: Given,
+    pub(super) salvage: Option<Salvage>,
+    /// The database is, and no fresh one has taken its place yet; its files were moved.
+    pub(super) broken: bool,
+    pub(super) moved: bool,
 }
 
 /// Opens the file, reads what it holds and starts the thread.
@@ -69,39 +78,21 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     let path = options.path.as_deref();
     let mut highest = Highest::open(path)?;
     let ballast = Ballast::beside(path);
+    let given = begin::given(path)?;
     ballast.become_wal();
-    let opened = schema::open(path).and_then(|db| load(&db, &options).map(|_| db));
-    let db = match opened {
-        Err(_) if ballast.probe() == Cause::Space && ballast.give_up() => {
-            schema::open(path).and_then(|db| load(&db, &options).map(|_| db))
-        }
+    let opened = match begin::open(&options, &highest, &given) {
+        Err(_) if ballast.probe() == Cause::Space && ballast.give_up() => begin::open(&options, &highest, &given),
         opened => opened,
     };
-    let db = match db {
-        Ok(db) => db,
-        Err(OpenError::Sqlite(error)) if unreadable(&error) => {
-            let path = path.ok_or(OpenError::Sqlite(error))?;
-            let folder = schema::set_aside(path, clock::wall_ms())?;
-            log::error!(
-                "store: the database cannot be read; it was moved to `{}` and a fresh one begun",
-                folder.display()
-            );
-            schema::open(Some(path))?
-        }
-        Err(error) => return Err(error),
-    };
-    let (store, base) = identity(&db, &highest)?;
-    if let Err(error) = highest.cover(base)
+    let Opened { db, store, base, index, seen, eras, died } = opened?;
+    let last = index.lanes.values().map(|lane| lane.next).max();
+    if let Err(error) = highest.cover(last.unwrap_or(base).max(base))
         && Cause::of(&error) == Cause::Other
     {
         return Err(error.into()); // on a full disk it is tried again before the first number is given out
     }
-    let (index, seen) = load(&db, &options)?;
-    let now = clock::stamp();
-    let eras = Eras::load(&db, &clock::boot_id(), &now)?;
     clock::set_boot(eras.start());
     clock::set_steady(eras.steady_at_boot());
-    let died = eras.began_before() && closed(&db)? != eras.start() - 1;
     let shared = Arc::new(Shared::new(store, died, &options, index.clone(), &eras));
     shared.view().paused = pause::load(&db, &index)?;
     let (send, receive) = mpsc::channel();
@@ -126,8 +117,14 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         letters: u64::MAX,
         letters_dropped: false,
         open: Open::default(),
+        given,
+        salvage: None,
+        broken: false,
+        moved: false,
     };
+    writer.given.begin(store, &writer.index);
     writer.settle_in();
+    writer.begin_salvage();
     thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&receive))?;
     Ok((shared, send))
 }
@@ -138,6 +135,9 @@ impl Writer {
             let mut wait = self.ride_since.map_or(Duration::from_secs(1), |since| RIDE.saturating_sub(since.elapsed()));
             if !self.space.held.is_empty() {
                 wait = wait.min(HELD);
+            }
+            if self.salvage.is_some() {
+                wait = wait.min(salvage::LOOK);
             }
             let mut group = match requests.recv_timeout(wait) {
                 Ok(request) => vec![request],
@@ -170,6 +170,7 @@ impl Writer {
     /// Commits what waits, then does what is not a step. Gives the reply to a close.
     fn serve(&mut self, group: Vec<Request>) -> Option<oneshot::Sender<()>> {
         self.look_at_disk();
+        self.broken |= self.shared.is_broken();
         let (mut steps, mut rest) = (Vec::new(), Vec::new());
         for request in group {
             match request {
@@ -182,6 +183,9 @@ impl Writer {
             }
         }
         let ride_is_due = self.ride_since.is_some_and(|since| since.elapsed() >= RIDE);
+        if self.broken {
+            self.transaction(|_| Ok(())).ok();
+        }
         if !steps.is_empty() || ride_is_due || !self.space.held.is_empty() {
             self.commit(steps);
         } else if rest.is_empty() && self.ride_since.is_none() {
@@ -190,7 +194,12 @@ impl Writer {
         for request in rest {
             match request {
                 Request::Consumer { name, topics, start, reply } => {
-                    let done = self.alone(|w| w.register(&name, &topics, start));
+                    let generation = self.shared.generation();
+                    let mut done = self.alone(|w| w.register(&name, &topics, start));
+                    if generation != self.shared.generation() {
+                        // The database was broken, and a fresh one took its place.
+                        done = self.alone(|w| w.register(&name, &topics, start));
+                    }
                     reply.send(done).ok();
                 }
                 Request::Forget { name, reply } => {
@@ -205,6 +214,8 @@ impl Writer {
                 Request::Commit { .. } | Request::Ride(_) => {}
             }
         }
+        self.look_into_gaps();
+        self.salvage();
         None
     }
 
@@ -259,6 +270,9 @@ impl Writer {
         if let Some(refusal) = self.disk.known() {
             return Err(refusal);
         }
+        if self.broken && self.options.path.is_some() {
+            self.renew().map_err(|error| Refusal::Failed(error.to_string()))?;
+        }
         if self.stale {
             self.read_again()?;
         }
@@ -280,7 +294,12 @@ impl Writer {
         self.seen.settle(now);
         let noted = self.eras.settle();
         let (lanes, cursors): (Vec<_>, Vec<_>) = (open.lanes.into_iter().collect(), open.cursors.into_iter().collect());
+        self.given.note(&self.index, lanes.iter().copied());
         let mut view = self.shared.view();
+        if open.dug {
+            view.index.holes.clone_from(&self.index.holes);
+            view.index.unread.clone_from(&self.index.unread);
+        }
         if noted {
             view.eras = Arc::new(self.eras.clone());
         }
@@ -318,6 +337,7 @@ impl Writer {
     }
 
     fn finish(&mut self) {
+        self.salvage = None;
         if self.ride_since.is_some() {
             self.commit(Vec::new());
         }
@@ -326,6 +346,8 @@ impl Writer {
         }
         if let Err(error) = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             log::warn!("store: the last checkpoint failed, the WAL stays: {error}");
+        } else {
+            self.given.forget_salt();
         }
     }
 }

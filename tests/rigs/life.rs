@@ -36,6 +36,12 @@ pub struct Life {
     pub starts: u64,
     pub refusals: u64,
     pub broken: u64,
+    /// Acknowledged events of `a` and `b` that the last start did not find although nobody had passed them; and those in batches
+    /// that are damaged.
+    pub missing: u64,
+    pub damaged: u64,
+    /// What the store said about what it lost.
+    pub told: Vec<String>,
     /// The last line that came.
     pub last: String,
 }
@@ -114,7 +120,11 @@ impl Life {
                 }
             }
             ("refused", _) => self.refusals += 1,
-            ("broken", _) => self.broken += 1,
+            ("broken", _) => {
+                self.broken += 1;
+                self.damaged += if words[1] == "out" { 0 } else { u(3) - u(2) };
+            }
+            ("told", _) => self.told.push(words[1..].join(" ")),
             ("wrong", _) => self.wrong.push(line.to_owned()),
             ("state", _) => self.judge(u(1)),
             ("ready", _) => self.starts += 1,
@@ -154,6 +164,12 @@ impl Life {
                 }
             }
         }
+        let missing = |topic: &Topic| {
+            let found: u64 =
+                topic.found.iter().map(|run| run[1].min(topic.acked).saturating_sub(run[0].max(topic.passing))).sum();
+            topic.acked.saturating_sub(topic.passing).saturating_sub(found)
+        };
+        self.missing = ["a", "b"].map(|topic| missing(&self.topics[topic])).iter().sum();
         let piped = self.topics["a"].ledger.get("pipe").map_or(0, |row| row[1]);
         let made = self.topics["out"].ledger.get("sink").map_or(0, |row| row[0]);
         if (piped, made) != (state, state) {

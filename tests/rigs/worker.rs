@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tidegate::{
     event::{Batch, Draft},
@@ -25,6 +25,8 @@ const PRIORITIES: [u8; 3] = [4, 7, 2];
 const TRIES: u32 = 200;
 /// A store that found the disk full looks again after a second.
 const FULL: u32 = 800;
+/// All that can be read of a store is read within this.
+const PATIENCE: Duration = Duration::from_secs(8);
 const VARIABLE: &str = "TIDEGATE_RIG_WORKER";
 
 /// What a worker does.
@@ -126,6 +128,7 @@ struct Work {
     store: Store,
     sink: u32,
     pipe: u32,
+    watch: u32,
     orders: Orders,
 }
 
@@ -180,7 +183,22 @@ impl Work {
         let store = Store::open(options).map_err(|e| e.to_string())?;
         let sink = store.consumer("sink", &topics(), Start::Oldest).await.map_err(|e| e.to_string())?;
         let pipe = store.consumer("pipe", &[TOPICS[0].into()], Start::Oldest).await.map_err(|e| e.to_string())?;
-        Ok(Work { store, sink, pipe, orders: orders.clone() })
+        let watch = store.consumer("watch", &["gateway".into()], Start::Oldest).await.map_err(|e| e.to_string())?;
+        let work = Work { store: store.clone(), sink, pipe, watch, orders: orders.clone() };
+        while store.salvaging() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(work)
+    }
+
+    /// Says what the store tells of itself.
+    async fn listen(&self) {
+        let mut reader = self.store.reader(self.watch, &["gateway".into()]);
+        while let Ok(Some(lot)) = reader.poll(100, 1 << 20).await {
+            for event in lot.events {
+                say!("told {}", String::from_utf8_lossy(&event.body.to_bytes()));
+            }
+        }
     }
 
     fn random(&self, salt: u64) -> fastrand::Rng {
@@ -190,17 +208,23 @@ impl Work {
     /// Says what the store holds; gives how many events each topic ever had.
     async fn report(&self) -> BTreeMap<String, u64> {
         let mut stored: BTreeMap<String, u64> = TOPICS.map(|topic| (topic.to_owned(), 0)).into();
-        for row in self.store.ledger() {
-            let Ledger { consumer, topic, accepted, delivered, queued, .. } = &row;
-            say!("ledger {consumer} {topic} {accepted} {delivered} {queued} {}", row.dead + row.expired + row.evicted);
-            stored.insert(topic.clone(), *accepted);
-        }
         let mut runs: BTreeMap<String, (u64, u64, u64)> = BTreeMap::new();
         let flush = |topic: &str, (from, to, seq): (u64, u64, u64)| say!("found {topic} {from} {to} {seq}");
         let mut reader = self.store.reader(self.sink, &topics());
-        while let Ok(Some(lot)) = reader.poll(1000, 1 << 20).await {
+        let begun = Instant::now();
+        while !reader.at_rest() || self.store.salvaging() {
+            // What cannot be read comes back a moment later, or is lost.
+            let Ok(Some(lot)) = reader.poll(1000, 1 << 20).await else {
+                if begun.elapsed() > PATIENCE {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            };
             if lot.broken.is_some() {
-                say!("broken {} {}", lot.from, lot.to);
+                let lag = reader.lags().into_iter().find(|lag| lag.lane == lot.lane).unwrap();
+                let at = PRIORITIES.iter().position(|priority| *priority == lag.priority).unwrap();
+                say!("broken {} {} {}", TOPICS[at], lot.from, lot.to);
             }
             for event in lot.events {
                 let Some(n) = number(&event.topic, &event.body.to_bytes(), self.orders.size) else {
@@ -216,6 +240,12 @@ impl Work {
             }
         }
         runs.into_iter().for_each(|(topic, run)| flush(&topic, run));
+        self.listen().await;
+        for row in self.store.ledger() {
+            let Ledger { consumer, topic, accepted, delivered, queued, .. } = &row;
+            say!("ledger {consumer} {topic} {accepted} {delivered} {queued} {}", row.dead + row.expired + row.evicted);
+            stored.insert(topic.clone(), *accepted);
+        }
         let state = self.store.state("pipe", b"", 9).await.unwrap_or_default();
         let state = state.first().map_or("0".into(), |(_, value)| String::from_utf8_lossy(value).into_owned());
         say!("state {state}");
