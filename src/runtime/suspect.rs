@@ -2,7 +2,8 @@
 //!
 //! After a death (not a power cut: the machine still runs) the events that a pipeline or sink had in progress are suspect. They are
 //! done once more, with a record on disk of which are being tried. If that kills the gateway again, they are tried in parts,
-//! and those of the part that does it in smaller ones; an event that was tried twice alone is set aside. Where processes reach
+//! and those of the part that does it in smaller ones; an event that was tried twice alone is set aside. Before the second
+//! time nothing is tried for a second, so that who is killed again and again by somebody else blames no event for it. Where processes reach
 //! outside, they are tried one by one from the start: it is there that something like this lurks, and the cost of a record is
 //! small beside what they do.
 
@@ -102,6 +103,10 @@ impl Suspects {
     /// Writes down that events are tried now.
     pub async fn try_now(&self, lane: u16, from: u64, to: u64) -> Result<(), Refusal> {
         let before = self.before.filter(|trial| (trial.lane, trial.from, trial.to) == (lane, from, to));
+        if before.is_some() && to == from + 1 {
+            // If something else kills the gateway, it does so now, and the event is not blamed for it.
+            sleep(SURVIVED).await;
+        }
         let trial = Trial { lane, from, to, tries: before.map_or(0, |trial| trial.tries) + 1 };
         self.note(Some(trial.to_bytes())).await
     }
