@@ -100,7 +100,6 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
     let fields = plan.sources.iter().map(fields).collect::<anyhow::Result<Vec<_>>>()?;
 
     let topics = plan.sources.iter().map(|source| source.name.clone()).collect();
-    let gateway = plan.settings.gateway.id.clone();
     let (mut outlets, mut pipelines) = (JoinSet::new(), JoinSet::new());
     let (mut meters, mut finishers, mut beats) = (Vec::new(), Vec::new(), Vec::new());
     let before: Option<Arc<dyn Before>> = if stateless {
@@ -122,7 +121,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         warn_of_strangers(&store, &owners).await?;
         None
     };
-    let view = Running::new(gateway, store.clone(), links.clone(), topics, meters, beats);
+    let view = Running::new(plan.settings.gateway.id, store.clone(), links.clone(), topics, meters, beats);
     let mut sources = start_sources(plan.sources.into_iter().zip(fields), &store, &before, &links, &fatal);
     start_faces(&view, face, &stopping, &mut outlets);
     log::info!("running");
