@@ -12,7 +12,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 /// A number of bytes, written `"64KiB"`, `"1MB"`, `"512"` or as a bare number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,13 +116,20 @@ pub struct Pool {
     limit: usize,
     room: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
+    /// Held by the one that waits for room; the others wait for this.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Pool {
     /// At most 256 MiB on a machine of 32 bits.
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize);
-        Pool { limit, room: Arc::new(Semaphore::new(limit)), waiting: Arc::default() }
+        Pool { limit, room: Arc::new(Semaphore::new(limit)), waiting: Arc::default(), turn: Arc::default() }
+    }
+
+    /// The same bytes, for one of those who share them: these take turns, however many wait for each.
+    pub fn apart(&self) -> Pool {
+        Pool { turn: Arc::default(), ..self.clone() }
     }
 
     /// Bytes in all.
@@ -193,13 +200,14 @@ impl Share {
         })
     }
 
-    /// As `grow`, but waits until it is there, in the order of asking; what is more than the whole pool never is. Dropping
+    /// As `grow`, but waits until it is there, in the order of asking, those who are apart in turns; what is more than the whole pool never is. Dropping
     /// the future draws nothing.
     pub async fn wait(&mut self, bytes: usize) -> bool {
         if bytes > self.pool.limit {
             return false;
         }
         let waits = Waits::new(&self.pool.waiting);
+        let _turn = self.pool.turn.lock().await;
         let permit = self.pool.room.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
         drop(waits);
         permit.is_ok_and(|permit| {
@@ -365,5 +373,28 @@ mod tests {
 
     async fn soon<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
         tokio::time::timeout(Duration::from_millis(1), future).await.ok()
+    }
+
+    #[tokio::test]
+    async fn those_who_are_apart_take_turns() {
+        let pool = Pool::new(100);
+        let (many, one) = (pool.apart(), pool.apart());
+        let all = pool.draw(100).unwrap();
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut tasks = tokio::task::JoinSet::new();
+        for name in ["many"; 9].into_iter().chain(["one"]) {
+            let (mut share, order) = (if name == "one" { &one } else { &many }.share(), order.clone());
+            tasks.spawn(async move {
+                assert!(share.wait(100).await);
+                order.lock().unwrap().push(name);
+            });
+            tokio::task::yield_now().await;
+        }
+        assert!(pool.is_wanted());
+        drop(all);
+        while tasks.join_next().await.is_some() {}
+        let at = order.lock().unwrap().iter().position(|name| *name == "one");
+        assert!(at.is_some_and(|at| at < 2), "{order:?}");
+        assert_eq!((pool.used(), pool.is_wanted()), (0, false));
     }
 }

@@ -107,7 +107,16 @@ async fn whatever_the_image_is_what_can_be_read_comes_back_once_and_the_rest_is_
         bytes[16] ^= 0x55;
         fs::write(beside(db, "-wal"), bytes).unwrap();
     };
+    fn flip(db: &Path, at: usize) {
+        let mut bytes = fs::read(db).unwrap();
+        bytes[at] ^= 0x10;
+        fs::write(db, bytes).unwrap();
+    }
+    let version: Harm = |db| flip(db, 63);
+    let application: Harm = |db| flip(db, 70);
     for (name, folded, harm, what, left) in [
+        ("another version", true, version, "storage_quarantined", Left::All),
+        ("another application", true, application, "storage_quarantined", Left::All),
         ("a page", true, page, "storage_quarantined", Left::Some),
         ("garbage", true, garbage, "", Left::None),
         // All of it is in the WAL: nothing is broken.

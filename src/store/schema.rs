@@ -67,11 +67,17 @@ pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
         db.pragma_update(None, "page_size", PAGE_SIZE)?;
         db.pragma_update(None, "application_id", APPLICATION_ID)?;
     } else if pragma(&db, "application_id")? != APPLICATION_ID {
-        return Err(OpenError::Foreign);
+        // A bit of it may have flipped: nobody else's has such a table.
+        let ours = meta(&db, "store").is_ok_and(|store| store.is_some());
+        return Err(if ours { OpenError::Broken("its application id is damaged".into()) } else { OpenError::Foreign });
     }
     let version = usize::try_from(pragma(&db, "user_version")?).unwrap_or(usize::MAX);
     if version > MIGRATIONS.len() {
-        return Err(OpenError::Newer { found: version, known: MIGRATIONS.len() });
+        let said = meta(&db, "schema").ok().flatten().map(i64::unsigned_abs);
+        return Err(match said {
+            Some(said) if said <= MIGRATIONS.len() as u64 => OpenError::Broken("its schema version is damaged".into()),
+            _ => OpenError::Newer { found: version, known: MIGRATIONS.len() },
+        });
     }
     if let Some(path) = path {
         write_again(path)?;
@@ -88,12 +94,18 @@ pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
         let step = db.transaction()?;
         step.execute_batch(sql)?;
         step.pragma_update(None, "user_version", at as i64 + 1)?;
+        // Once more, to tell a newer one from a damaged one.
+        step.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('schema', ?1)", [at as i64 + 1])?;
         step.commit()?;
     }
     if path.is_some() {
         read_back(&db)?;
     }
     Ok(db)
+}
+
+fn meta(db: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()
 }
 
 /// Writes the WAL that the last run left once more, as it is, and syncs it. What a failed sync did not write, Linux still shows

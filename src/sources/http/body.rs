@@ -47,7 +47,7 @@ pub(super) struct Room {
 
 impl Room {
     pub fn new(limit: usize, pool: &Pool) -> Self {
-        Room { limit, taken: AtomicUsize::new(0), pool: pool.clone() }
+        Room { limit, taken: AtomicUsize::new(0), pool: pool.apart() }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{config::Config, filter, link, payload::Kept, session::Session};
 use crate::{
-    budget::{Pools, Share},
+    budget::{Pool, Pools, Share},
     sources::trouble::Trouble,
 };
 use std::{
@@ -96,6 +96,8 @@ pub struct Hub {
     kept: Mutex<Share>,
     short: AtomicBool,
     flying: AtomicUsize,
+    /// Memory for what comes in.
+    pub events: Pool,
     limits: Config,
     pub session_events: usize,
     pub session_bytes: usize,
@@ -125,6 +127,7 @@ impl Hub {
             kept: Mutex::new(pools.kept.share()),
             short: AtomicBool::new(false),
             flying: AtomicUsize::new(0),
+            events: pools.events.apart(),
             session_events: limits.session_events,
             session_bytes: limits.session_bytes.bytes(),
             limits,

@@ -136,7 +136,7 @@ impl Link {
         claim: Claim,
     ) -> Self {
         let now = Instant::now();
-        let holding = Holding::new(&shared.intake.store().pools().events);
+        let holding = Holding::new(&shared.hub.events);
         let pace = Pace::new(!session.subs.is_empty());
         Link {
             tokens: f64::from(shared.config.rate.unwrap_or(0)),
