@@ -92,8 +92,9 @@ fn bring(
     let (mut whole, mut unreadable) = (true, 0);
     let files = quarantine::unread(path);
     let deadline = Instant::now() + LIMIT;
-    if let Some((number, file)) = files.first() {
-        let views = views(file);
+    // One that was set aside before it was filled tells nothing.
+    let told = files.iter().map(|(number, file)| (number, views(file))).find(|(_, views)| !views.iter().all(is_blank));
+    if let Some((number, views)) = told {
         let mut take = |table: &str, columns: &str| -> rusqlite::Result<()> {
             let lost = match views.first() {
                 Some(view) => copy(view, db, table, columns, deadline)?,
@@ -144,6 +145,13 @@ fn bring(
         count(db, "most:0", bound)?;
     }
     Ok(())
+}
+
+/// Whether a database was begun, and nothing is in it yet.
+fn is_blank(view: &Connection) -> bool {
+    let count = |sql: &str| view.query_row(sql, [], |r| r.get::<_, i64>(0)).ok();
+    count("SELECT count(*) FROM sqlite_schema") == Some(0)
+        || count("SELECT count(*) FROM meta WHERE key = 'store'") == Some(0)
 }
 
 /// Copies the rows of a table whose columns are what they should be; gives how many were not, or could not be read.

@@ -348,6 +348,7 @@ impl Writer {
         super::schema::leave_wal(&old);
         drop(old);
         if path.exists() && !self.moved {
+            self.given.forget_salt();
             quarantine::set_aside(&path, false, "the database is broken")?;
         }
         self.moved = true;

@@ -66,7 +66,7 @@ pub struct Disk {
     unsynced: Vec<Naming>,
     next: u64,
     pub sync: Sync,
-    /// So many syncs of files fail, whatever else is said.
+    /// So many syncs of the log fail, whatever else is said.
     pub failing: u32,
     /// The power goes at this change, counted down.
     pub until_cut: Option<u64>,
@@ -192,7 +192,7 @@ impl Disk {
         let ends =
             |end: &str| self.names.iter().any(|(name, id)| *id == file && name.1.to_string_lossy().ends_with(end));
         let file_of = self.files.get(&file)?;
-        let fails = !file_of.folder && self.failing > 0;
+        let fails = self.failing > 0 && ends("-wal");
         self.failing -= u32::from(fails);
         match self.sync {
             Sync::Lies => return Some(Ok(())),

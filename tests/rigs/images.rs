@@ -1,6 +1,6 @@
 //! Images that are broken: every start succeeds, no payload is wrong, no sequence number comes again.
 
-use crate::{kit::folder, life::Life, size, worker::Orders};
+use crate::{kit::folder, life::Life, size, strace::inject, worker::Orders};
 use std::{
     collections::BTreeMap,
     fs,
@@ -235,4 +235,51 @@ fn a_payload_that_nobody_sent_is_noticed() {
     (orders.commits, orders.size) = (0, SIZE + 1); // as if all of them were of somebody else
     life.watch(life.orders(&orders).start(&[]), LIMIT, |_| false);
     assert!(life.wrong.len() > 100, "{}", life.wrong.len());
+}
+
+/// SIGKILL at every so many-th call of a kind, while a broken database is set aside and what is in it put back.
+#[test]
+fn killed_while_it_puts_back_it_goes_on_and_loses_nothing_more() {
+    let own = image(4, SIZE);
+    // Killed at a call, if at any, and started again: what is missing then, what the store says of it, and whether it was killed.
+    let play = |seed: u64, kill: Option<(&str, u32)>| {
+        let at = folder();
+        copy(own.0.path(), at.path());
+        Harm::ZeroedPages(2).apply(at.path(), [own.1.path(); 2], &mut fastrand::Rng::with_seed(seed));
+        let mut orders = Orders::new(at.path().join("t.db"), 11);
+        (orders.commits, orders.size, orders.behind) = (0, SIZE, true);
+        let mut killed = false;
+        if let Some((call, n)) = kill {
+            let through = inject(&at.path().join("calls"), &orders.path, call, &format!("signal=SIGKILL:when={n}"));
+            let through: Vec<&str> = through.iter().map(String::as_str).collect();
+            let mut life = own.2.clone();
+            let end = life.watch(life.orders(&orders).start(&through), LIMIT, |_| false);
+            assert!(!end.late && !end.stderr.contains("panicked"), "{kill:?}: {} {}", life.last, end.stderr);
+            killed = life.last != "done";
+        }
+        let mut life = own.2.clone();
+        let end = life.watch(life.orders(&orders).start(&[]), LIMIT, |_| false);
+        assert!(end.status.success() && !end.late, "{kill:?}: {} {}", life.last, end.stderr);
+        assert_eq!(life.wrong, [""; 0], "{kill:?}");
+        assert!(!life.flaws.iter().any(|flaw| flaw.starts_with("again")), "{kill:?}: {:?}", life.flaws);
+        let aside = at.path().join(SET_ASIDE).exists();
+        (if aside { life.missing } else { 0 }, told(&life), life.told.len(), killed)
+    };
+    let seed = (1..100).find(|seed| play(*seed, None).0 > 0).unwrap();
+    let (missing, all_told, events, _) = play(seed, None);
+    assert!(missing == all_told.0 && events == 1, "{missing} missing, {all_told:?} told, {events} events");
+    let mut kills = 0;
+    for (call, every) in [("pwrite64", 4), ("fdatasync", 1), ("fsync", 1), ("rename", 1), ("unlink", 1), ("mkdir", 1)] {
+        for n in (1..=size(40, 400) as u32).map(|n| 1 + (n - 1) * every) {
+            let (now, said, told, killed) = play(seed, Some((call, n)));
+            if !killed {
+                break;
+            }
+            kills += 1;
+            assert_eq!((now, told), (missing, 1), "{call} {n} {said:?}");
+            assert!(said.0 <= said.1 && missing <= said.1, "{call} {n}: {said:?} told of {missing}");
+        }
+    }
+    println!("{kills} kills, {missing} events missing each time");
+    assert!(kills > 30, "{kills}");
 }
