@@ -16,7 +16,7 @@ use super::{
 use rusqlite::{Connection, OptionalExtension, ToSql, params, types::ValueRef};
 use std::{
     ops::ControlFlow,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -92,8 +92,9 @@ fn bring(
     let (mut whole, mut unreadable) = (true, 0);
     let files = quarantine::unread(path);
     let deadline = Instant::now() + LIMIT;
-    // One that was set aside before it was filled tells nothing.
-    let told = files.iter().map(|(number, file)| (number, views(file))).find(|(_, views)| !views.iter().all(is_blank));
+    // One that was set aside before it was filled tells nothing, and one before it may.
+    let filled = |file: &&(u64, PathBuf)| !views(&file.1).iter().all(is_blank);
+    let told = files.iter().find(filled).or(files.first()).map(|(number, file)| (number, views(file)));
     if let Some((number, views)) = told {
         let mut take = |table: &str, columns: &str| -> rusqlite::Result<()> {
             let lost = match views.first() {
