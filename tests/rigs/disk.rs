@@ -72,6 +72,7 @@ pub struct Disk {
     pub until_cut: Option<u64>,
     pub off: bool,
     pub changes: u64,
+    pub cuts: u64,
     pub random: fastrand::Rng,
 }
 
@@ -117,6 +118,7 @@ impl Disk {
             until_cut: None,
             off: false,
             changes: 0,
+            cuts: 0,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -229,6 +231,7 @@ impl Disk {
 
     /// The power is gone, and comes back.
     pub fn cut(&mut self, keep: Keep) {
+        self.cuts += 1;
         let names = match keep {
             Keep::Nothing => 0,
             Keep::Everything => self.unsynced.len(),

@@ -72,6 +72,13 @@ impl Lossfs {
     }
 }
 
+impl Disk {
+    /// Another one after each cut: what the kernel remembers of a file, such as that it was removed, is of before.
+    fn generation(&self) -> Generation {
+        Generation(self.cuts)
+    }
+}
+
 fn name(parent: INodeNo, name: &OsStr) -> Name {
     (parent.0, name.to_owned())
 }
@@ -102,7 +109,7 @@ impl Filesystem for Lossfs {
     fn lookup(&self, _: &Request, parent: INodeNo, of: &OsStr, reply: ReplyEntry) {
         let disk = self.disk();
         match disk.names.get(&name(parent, of)).and_then(|file| attributes(&disk, *file)) {
-            Some(found) => reply.entry(&TTL, &found, Generation(0)),
+            Some(found) => reply.entry(&TTL, &found, disk.generation()),
             None => reply.error(Errno::ENOENT),
         }
     }
@@ -143,7 +150,7 @@ impl Filesystem for Lossfs {
     fn mkdir(&self, _: &Request, parent: INodeNo, of: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
         let mut disk = self.disk();
         match disk.make(name(parent, of), true).and_then(|file| attributes(&disk, file)) {
-            Some(made) => reply.entry(&TTL, &made, Generation(0)),
+            Some(made) => reply.entry(&TTL, &made, disk.generation()),
             None => reply.error(Errno::EIO),
         }
     }
@@ -153,7 +160,12 @@ impl Filesystem for Lossfs {
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, of: &OsStr, reply: ReplyEmpty) {
-        Self::answer(reply, self.disk().remove(name(parent, of)));
+        let (mut disk, name) = (self.disk(), name(parent, of));
+        let folder = disk.names.get(&name).copied();
+        match disk.names.keys().any(|(parent, _)| Some(*parent) == folder) {
+            true => reply.error(Errno::ENOTEMPTY),
+            false => Self::answer(reply, disk.remove(name)),
+        }
     }
 
     fn rename(
@@ -185,7 +197,7 @@ impl Filesystem for Lossfs {
     ) {
         let mut disk = self.disk();
         match disk.make(name(parent, of), false).and_then(|file| attributes(&disk, file)) {
-            Some(made) => reply.created(&TTL, &made, Generation(0), FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+            Some(made) => reply.created(&TTL, &made, disk.generation(), FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
             None => reply.error(Errno::EIO),
         }
     }
@@ -296,6 +308,11 @@ fn files_are_there_again_after_a_cut_if_they_were_synced() {
     mount.disk().cut(crate::disk::Keep::Nothing);
     assert_eq!(fs::read_to_string(at("kept")).unwrap(), "one\n");
     assert!(!at("moved").exists() && at("d").exists(), "the folder's sync saved the names before it");
+    // What was removed and is there again takes files; what holds one is not removed.
+    fs::remove_dir(at("d")).unwrap();
+    mount.disk().cut(crate::disk::Keep::Nothing);
+    fs::write(at("d/new"), "new").unwrap();
+    assert!(fs::remove_dir(at("d")).is_err());
     mount.disk().off = true;
     assert!(fs::write(at("kept"), "three").is_err());
     assert!(mount.disk().names.contains_key(&(ROOT, "kept".into())));
