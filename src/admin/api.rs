@@ -6,10 +6,11 @@ use crate::{
     event::walk::Json,
     runtime::Running,
     store::{Letter, Refusal, Store, Which},
+    systems::http::decode,
 };
 use serde_json::{Value, json, value::RawValue};
 use std::{collections::BTreeMap, time::Duration};
-use tokio::{sync::Mutex, time::timeout};
+use tokio::sync::Mutex;
 
 /// Dead letters in one answer, if it does not say otherwise, and at most.
 const LETTERS: usize = 100;
@@ -29,7 +30,9 @@ impl Call {
     pub fn new(method: &str, path: &str, query: &str) -> Call {
         let pairs = query.split('&').filter_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((decode(name)?, decode(value)?))
+            // In a query, `+` is a space.
+            let text = |part: &str| Some(decode(&part.replace('+', " "))?.into_owned());
+            Some((text(name)?, text(value)?))
         });
         Call { method: method.to_owned(), path: path.to_owned(), query: pairs.collect() }
     }
@@ -64,21 +67,6 @@ impl Call {
         }
         Ok(which)
     }
-}
-
-/// `None` where it is not percent-encoded UTF-8.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut out = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        let mut digit = || char::from(bytes.next()?).to_digit(16);
-        out.push(match byte {
-            b'%' => (digit()? << 4 | digit()?) as u8,
-            b'+' => b' ',
-            byte => byte,
-        });
-    }
-    String::from_utf8(out).ok()
 }
 
 /// An answer.
@@ -201,12 +189,7 @@ impl Desk {
     /// Progress, not existence: the store's writer answers, and no pipeline is stuck. An upstream that is down is no reason
     /// to be restarted.
     async fn health(&self) -> Reply {
-        let mut wrong: Vec<String> = Vec::new();
-        match timeout(PROGRESS, self.store.commit(crate::store::Step::default())).await {
-            Err(_) => wrong.push("the store does not answer".into()),
-            Ok(Err(refusal @ Refusal::Closed)) => wrong.push(refusal.to_string()),
-            Ok(_) => {}
-        }
+        let mut wrong: Vec<String> = self.store.answers(PROGRESS).await.err().into_iter().collect();
         wrong.extend(self.running.iter().flat_map(Running::stuck).map(|name| format!("{name} makes no progress")));
         verdict("healthy", &wrong)
     }

@@ -15,6 +15,7 @@ pub use token::token;
 use crate::{
     config::{Listen, Settings},
     runtime::Running,
+    store::beside,
 };
 use bytes::Bytes;
 use http_body_util::Full;
@@ -56,12 +57,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The socket beside a store.
 pub fn socket(settings: &Settings) -> PathBuf {
-    beside(settings, "-admin")
-}
-
-/// A file that lies beside the store.
-fn beside(settings: &Settings, suffix: &str) -> PathBuf {
-    format!("{}{suffix}", settings.store.path).into()
+    beside(settings.store.path.as_ref(), "-admin")
 }
 
 enum Listener {
@@ -76,6 +72,13 @@ impl Listener {
             Listen::Unix => Listener::Unix(bind(&socket(settings))?),
             Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?),
         }))
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Listener::Unix(listener) => Box::new(listener.accept().await?.0),
+            Listener::Tcp(listener) => Box::new(listener.accept().await?.0),
+        })
     }
 }
 
@@ -120,15 +123,9 @@ pub async fn serve(settings: Settings, running: Running, stateless: bool) {
             timeout(LONGEST, converse(TokioIo::new(stream), desk)).await.ok();
             drop(seat);
         };
-        match &listener {
-            Listener::Unix(listener) => match listener.accept().await {
-                Ok((stream, _)) => drop(connections.spawn(work(Box::new(stream)))),
-                Err(_) => sleep(PAUSE).await,
-            },
-            Listener::Tcp(listener) => match listener.accept().await {
-                Ok((stream, _)) => drop(connections.spawn(work(Box::new(stream)))),
-                Err(_) => sleep(PAUSE).await,
-            },
+        match listener.accept().await {
+            Ok(stream) => drop(connections.spawn(work(stream))),
+            Err(_) => sleep(PAUSE).await,
         }
     }
 }

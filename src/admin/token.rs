@@ -1,7 +1,6 @@
 //! The secret that opens the API: random, made at the first start, readable by the gateway's user only.
 
-use super::beside;
-use crate::config::Settings;
+use crate::{config::Settings, store::beside};
 use anyhow::Context;
 use std::{
     fs::{self, File},
@@ -16,7 +15,7 @@ const SIZE: usize = 32;
 
 /// The token of a gateway; made, if there is none.
 pub fn token(settings: &Settings) -> anyhow::Result<String> {
-    let path = beside(settings, "-token");
+    let path = beside(settings.store.path.as_ref(), "-token");
     read(&path).with_context(|| format!("`{}`", path.display()))
 }
 

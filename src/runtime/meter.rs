@@ -98,10 +98,12 @@ impl Meter {
 /// `in 400, out 400, mean 3.1 µs, 99 % under 8.2 µs`, with what went wrong, if anything did.
 impl fmt::Display for Meter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "in {}, out {}", self.taken.load(Relaxed), self.emitted.load(Relaxed))?;
-        for (name, count) in [("passed by", &self.skipped), ("failed", &self.failed), ("tried again", &self.retried)] {
-            if count.load(Relaxed) > 0 {
-                write!(f, ", {name} {}", count.load(Relaxed))?;
+        let counts = self.read();
+        write!(f, "in {}, out {}", counts.taken, counts.emitted)?;
+        for (name, count) in [("passed by", counts.skipped), ("failed", counts.failed), ("tried again", counts.retried)]
+        {
+            if count > 0 {
+                write!(f, ", {name} {count}")?;
             }
         }
         if let Some((mean, most)) = self.latency() {

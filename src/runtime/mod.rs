@@ -46,7 +46,14 @@ use chain::{Around, Chain};
 use links::Links;
 use offload::Offload;
 use sink::Outlet;
-use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
+use status::View;
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use time::Time;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -99,7 +106,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
     let bounded = plan.sources.iter().all(|s| s.source.bounded());
     let fields = plan.sources.iter().map(fields).collect::<anyhow::Result<Vec<_>>>()?;
 
-    let topics = plan.sources.iter().map(|source| source.name.clone()).collect();
+    let sources = plan.sources.iter().map(|source| source.name.clone()).collect();
     let (mut outlets, mut pipelines) = (JoinSet::new(), JoinSet::new());
     let (mut meters, mut finishers, mut beats) = (Vec::new(), Vec::new(), Vec::new());
     let before: Option<Arc<dyn Before>> = if stateless {
@@ -121,7 +128,9 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         warn_of_strangers(&store, &owners).await?;
         None
     };
-    let view = Running::new(plan.settings.gateway.id, store.clone(), links.clone(), topics, meters, beats);
+    let (gateway, since) = (plan.settings.gateway.id, Instant::now());
+    let view = View { gateway, store: store.clone(), links: links.clone(), sources, meters, beats, since };
+    let view = Running::of(view);
     let mut sources = start_sources(plan.sources.into_iter().zip(fields), &store, &before, &links, &fatal);
     start_faces(&view, face, &stopping, &mut outlets);
     log::info!("running");

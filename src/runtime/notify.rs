@@ -2,10 +2,7 @@
 //! Without systemd nothing is told.
 
 use super::status::Running;
-use crate::{
-    clock,
-    store::{Refusal, Step},
-};
+use crate::clock;
 use sd_notify::NotifyState;
 use std::{
     sync::{
@@ -14,7 +11,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// How often the status is told, and the longest between two signs of life.
 const EVERY: Duration = Duration::from_secs(10);
@@ -74,10 +71,7 @@ pub(super) async fn keep_telling(view: Running) {
     let every = watchdog.map_or(EVERY, |limit| (limit / 3).min(EVERY));
     let mut before = view.taken();
     loop {
-        let alive = match timeout(every, view.store().commit(Step::default())).await {
-            Ok(answer) => !matches!(answer, Err(Refusal::Closed)),
-            Err(_) => false,
-        };
+        let alive = view.store().answers(every).await.is_ok();
         match view.stuck().first() {
             Some(name) => log::error!("{name}: no progress for {} s", STUCK / 1000),
             None if !alive => log::error!("the store does not answer"),

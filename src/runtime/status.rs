@@ -20,30 +20,24 @@ const EVERY: Duration = Duration::from_secs(15);
 
 /// A gateway that runs, as operators see it; clones are the same.
 #[derive(Clone)]
-pub struct Running(Arc<Shared>);
+pub struct Running(Arc<View>);
 
-struct Shared {
-    gateway: String,
-    store: Store,
-    links: Links,
+/// What is looked at.
+pub(super) struct View {
+    pub gateway: String,
+    pub store: Store,
+    pub links: Links,
     /// The topics that sources write.
-    sources: Vec<String>,
+    pub sources: Vec<String>,
     /// What each process did, by pipeline.
-    meters: Vec<(String, Vec<Arc<Meter>>)>,
-    beats: Vec<(String, Beat)>,
-    since: Instant,
+    pub meters: Vec<(String, Vec<Arc<Meter>>)>,
+    pub beats: Vec<(String, Beat)>,
+    pub since: Instant,
 }
 
 impl Running {
-    pub(super) fn new(
-        gateway: String,
-        store: Store,
-        links: Links,
-        sources: Vec<String>,
-        meters: Vec<(String, Vec<Arc<Meter>>)>,
-        beats: Vec<(String, Beat)>,
-    ) -> Self {
-        Running(Arc::new(Shared { gateway, store, links, sources, meters, beats, since: Instant::now() }))
+    pub(super) fn of(view: View) -> Self {
+        Running(Arc::new(view))
     }
 
     /// Its id.

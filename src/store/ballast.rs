@@ -135,9 +135,7 @@ impl Ballast {
     }
 
     fn file(&self, suffix: &str) -> Option<PathBuf> {
-        let mut path = self.database.clone()?.into_os_string();
-        path.push(suffix);
-        Some(path.into())
+        Some(super::beside(self.database.as_deref()?, suffix))
     }
 }
 

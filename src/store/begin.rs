@@ -11,7 +11,7 @@ use super::{
     seen::Seen,
 };
 use crate::clock;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use std::{path::Path, time::Duration};
 
 /// Where commits are missing, the rest is looked through for so long.
@@ -64,8 +64,7 @@ fn usable(options: &Options, highest: &Highest, given: &Given) -> Result<Opened,
         header(path)?;
     }
     let db = schema::open(path)?;
-    let store = "SELECT value FROM meta WHERE key = 'store'";
-    let store = db.query_row(store, [], |r| r.get::<_, i64>(0)).optional()?.map(i64::unsigned_abs);
+    let store = schema::meta(&db, "store")?.map(i64::unsigned_abs);
     let found = given.found.as_ref();
     if let (None, Some(path)) = (store, path) {
         carry::fill(&db, path, highest.bound(), found, None)?;

@@ -16,7 +16,7 @@ use super::{
 use rusqlite::{Connection, OptionalExtension, ToSql, params, types::ValueRef};
 use std::{
     ops::ControlFlow,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -93,8 +93,17 @@ fn bring(
     let files = quarantine::unread(path);
     let deadline = Instant::now() + LIMIT;
     // One that was set aside before it was filled tells nothing, and one before it may.
-    let filled = |file: &&(u64, PathBuf)| !views(&file.1).iter().all(is_blank);
-    let told = files.iter().find(filled).or(files.first()).map(|(number, file)| (number, views(file)));
+    let mut told = None;
+    for (number, file) in &files {
+        let views = views(file);
+        let filled = !views.iter().all(is_blank);
+        if filled || told.is_none() {
+            told = Some((number, views));
+        }
+        if filled {
+            break;
+        }
+    }
     if let Some((number, views)) = told {
         let mut take = |table: &str, columns: &str| -> rusqlite::Result<()> {
             let lost = match views.first() {

@@ -35,7 +35,7 @@ impl Writer {
 
     pub(super) fn register(&mut self, name: &str, topics: &[Arc<str>], start: Start) -> rusqlite::Result<u32> {
         let topics = &with_retries(name, topics)[..];
-        let known = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id);
+        let known = self.index.consumer(name);
         let id = match known {
             Some(id) => id,
             None => {
@@ -70,7 +70,7 @@ impl Writer {
     }
 
     pub(super) fn forget(&mut self, name: &str) -> rusqlite::Result<()> {
-        let Some(id) = self.index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id) else {
+        let Some(id) = self.index.consumer(name) else {
             return Ok(());
         };
         let lanes: Vec<u16> = self.index.cursors.keys().filter(|(c, _)| *c == id).map(|(_, lane)| *lane).collect();

@@ -166,7 +166,7 @@ impl Writer {
         drop(query);
         let mut done = Retried::default();
         for (id, consumer, topic, body) in &found {
-            let known = self.index.consumers.iter().find(|(_, c)| c.name == *consumer).map(|(id, _)| *id);
+            let known = self.index.consumer(consumer);
             let (Some(consumer_id), Some(event)) = (known, Event::of_envelope(body)) else {
                 done.left += 1;
                 continue;

@@ -18,10 +18,7 @@ pub(super) struct Highest {
 impl Highest {
     /// Reads the bound; 0 when there is none. Without a path nothing is ever written.
     pub fn open(database: Option<&Path>) -> io::Result<Self> {
-        let file = database.map(|path| {
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            path.with_file_name(format!("{name}-highest"))
-        });
+        let file = database.map(|path| super::beside(path, "-highest"));
         let text = match file.as_deref().map(std::fs::read_to_string) {
             Some(Err(e)) if e.kind() != io::ErrorKind::NotFound && e.kind() != io::ErrorKind::InvalidData => {
                 return Err(e);

@@ -125,6 +125,11 @@ impl Index {
         self.lanes.iter().find(|(_, l)| l.priority == priority && *l.topic == *topic).map(|(id, _)| *id)
     }
 
+    /// The number of a consumer.
+    pub fn consumer(&self, name: &str) -> Option<u32> {
+        self.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id)
+    }
+
     /// The first sequence number of the offloaded range that holds one.
     pub fn away_at(&self, lane: u16, seq: u64) -> Option<u64> {
         let (&(_, first), away) = self.offloaded.range((lane, 0)..=(lane, seq)).next_back()?;

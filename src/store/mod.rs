@@ -55,7 +55,10 @@ use std::{
     sync::{Arc, mpsc},
     time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -124,7 +127,7 @@ pub struct Keep {
 }
 
 /// A file beside the database, named after it.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
@@ -411,6 +414,15 @@ impl Store {
     /// Number of commits since the start, and bytes of rows in use.
     pub fn progress(&self) -> (u64, u64) {
         self.shared.progress()
+    }
+
+    /// Whether the writer answers within a time. That the disk fails, and it says so, is an answer.
+    pub async fn answers(&self, within: Duration) -> Result<(), String> {
+        match timeout(within, self.commit(Step::default())).await {
+            Err(_) => Err("the store does not answer".into()),
+            Ok(Err(refusal @ Refusal::Closed)) => Err(refusal.to_string()),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Whether events of ordinary priority are refused, or what else the policy of their topic says.

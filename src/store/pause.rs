@@ -10,7 +10,7 @@ const OWNER: &str = "paused";
 impl Store {
     /// Holds a consumer back, or lets it go; what it has in hand it finishes. False: there is no such consumer.
     pub async fn pause(&self, name: &str, paused: bool) -> Result<bool, Refusal> {
-        let known = self.shared.view().index.consumers.iter().find(|(_, c)| c.name == name).map(|(id, _)| *id);
+        let known = self.shared.view().index.consumer(name);
         let Some(id) = known else { return Ok(false) };
         let put = Put { owner: OWNER.into(), key: name.into(), value: paused.then(Vec::new) };
         self.commit(Step { inner: true, state: vec![put], ..Step::default() }).await?;

@@ -169,9 +169,12 @@ impl Reader {
                 None => rows::batches(&self.reads, lane, seq).await?,
             };
             // What is not read yet out of a quarantine is waited for.
-            let barrier = self.shared.view().index.barrier(lane, seq);
+            let (barrier, known) = {
+                let view = self.shared.view();
+                (view.index.barrier(lane, seq), view.index.lanes.get(&lane).map(|l| (l.first, l.next)))
+            };
             chunks.retain(|chunk| chunk.first < barrier);
-            let oldest = self.shared.view().index.lanes.get(&lane).map_or(seq, |l| l.first);
+            let oldest = known.map_or(seq, |(first, _)| first);
             let first = chunks.first().map_or(oldest, |c| c.first).max(seq);
             // Retention, or a limit, passed over what was between; or it went to the object store, or came from there, while
             // we read. Else it is lost: the writer looks into it and says so.
@@ -181,7 +184,7 @@ impl Reader {
                 self.signal.notify_one();
                 return Ok(None);
             }
-            let end = self.shared.view().index.lanes.get(&lane).map_or(first, |l| l.next).min(barrier);
+            let end = known.map_or(first, |(_, next)| next).min(barrier);
             trust(&mut chunks, end);
             let Some(position) = self.lanes.get_mut(&lane) else { return Ok(None) };
             position.next = first;

@@ -353,9 +353,7 @@ impl Writer {
         }
         self.moved = true;
         let db = super::schema::open(Some(&path))?;
-        let store =
-            db.query_row("SELECT value FROM meta WHERE key = 'store'", [], |r| r.get::<_, i64>(0)).optional()?;
-        if store.is_none() {
+        if super::schema::meta(&db, "store")?.is_none() {
             carry::fill(&db, &path, self.highest.bound(), None, Some(&index))?;
             let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?1), ('base', ?2)";
             db.execute(sql, [self.shared.store as i64, self.highest.bound().max(1) as i64])?;

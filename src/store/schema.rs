@@ -104,15 +104,15 @@ pub(super) fn open(path: Option<&Path>) -> Result<Connection, OpenError> {
     Ok(db)
 }
 
-fn meta(db: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+/// A number of the table `meta`, if it is there.
+pub(super) fn meta(db: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
     db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()
 }
 
 /// Writes the WAL that the last run left once more, as it is, and syncs it. What a failed sync did not write, Linux still shows
 /// to who reads it, until the power goes: a WAL with such a hole looks whole, and what is appended behind it would be lost.
 fn write_again(path: &Path) -> std::io::Result<()> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let wal = match File::options().read(true).write(true).open(path.with_file_name(format!("{name}-wal"))) {
+    let wal = match File::options().read(true).write(true).open(super::beside(path, "-wal")) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         wal => wal?,
     };

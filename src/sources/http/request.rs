@@ -11,6 +11,7 @@ use crate::{
     kind::Intake,
     sources::seats::Seat,
     store::Placed,
+    systems::http::decode,
 };
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
@@ -170,19 +171,6 @@ fn key(path: &str) -> Result<Cow<'_, str>, Problem> {
         return Err(Problem::bad_request("expected no control character in the key"));
     }
     Ok(key)
-}
-
-fn decode(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains('%') {
-        return Some(Cow::Borrowed(text));
-    }
-    let mut bytes = text.bytes();
-    let mut out = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        let mut digit = || char::from(bytes.next()?).to_digit(16);
-        out.push(if byte == b'%' { (digit()? << 4 | digit()?) as u8 } else { byte });
-    }
-    String::from_utf8(out).ok().map(Cow::Owned)
 }
 
 fn media(headers: &HeaderMap) -> Result<(), Problem> {

@@ -10,7 +10,7 @@ use connect::Tls;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 use ureq::{
     Agent, http,
     http::{HeaderName, HeaderValue, Request, Uri, header},
@@ -158,6 +158,20 @@ pub fn key(events: &[Event]) -> String {
         write!(hex, "{byte:02x}").ok();
         hex
     })
+}
+
+/// Undoes percent-encoding; `None` where it is none, or not of UTF-8.
+pub fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut bytes = text.bytes();
+    let mut out = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        let mut digit = || char::from(bytes.next()?).to_digit(16);
+        out.push(if byte == b'%' { (digit()? << 4 | digit()?) as u8 } else { byte });
+    }
+    String::from_utf8(out).ok().map(Cow::Owned)
 }
 
 /// Who makes requests: each takes `timeout` at most, and no more than `idle` connections are kept for the next ones. Every
