@@ -106,9 +106,9 @@ impl From<Refusal> for Reply {
 
 /// Where calls are answered.
 pub struct Desk {
-    store: Store,
+    pub(super) store: Store,
     /// `None` where no gateway runs.
-    running: Option<Running>,
+    pub(super) running: Option<Running>,
     /// One answer is made at a time: it may take some memory.
     turn: Mutex<()>,
 }

@@ -5,7 +5,9 @@
 //! that lies beside the store, in `STORE-token`.
 
 mod api;
+mod change;
 pub mod client;
+mod look;
 mod metrics;
 mod openapi;
 mod routes;

@@ -108,7 +108,7 @@ impl Chosen {
 }
 
 impl Which {
-    fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+    pub(super) fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
         let problem = |problem: config::Problem| anyhow::anyhow!("{problem}");
         let text =
             config::read(&self.config).map_err(problem).context("say which configuration with `--config FILE`")?;
@@ -119,7 +119,7 @@ impl Which {
     }
 
     /// Prints the answer, for people as `text` makes it.
-    fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    pub(super) fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         match Format::of(&self.format) {
             Format::Json => print(&format!("{answer:#}\n")),
             Format::Text => print(&text(answer)),
@@ -174,7 +174,7 @@ fn letters(answer: &Value) -> String {
 }
 
 /// A value in a line of a table: short, and without anything that a terminal would obey.
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect()
 }
