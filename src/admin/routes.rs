@@ -27,6 +27,8 @@ pub(super) struct Route {
 pub(super) enum To {
     /// Everybody who reaches the listener.
     All,
+    /// The same, where only this machine does; else who has the token.
+    Near,
     /// Who has the token.
     Operator,
 }
@@ -69,7 +71,7 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/metrics",
         about: "metrics, as Prometheus reads them",
         query: &[],
-        to: To::All,
+        to: To::Near,
         work: |desk, _| Box::pin(desk.metrics()),
     },
     Route {

@@ -1,7 +1,7 @@
 //! `tidegate seek`, `forget`, `state` and `log-level`: what an operator moves, drops, looks into and sets.
 
-use super::operate::{Which, cell};
 use super::columns;
+use super::operate::{Which, cell};
 use clap::Subcommand;
 use serde_json::Value;
 
