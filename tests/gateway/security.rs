@@ -534,7 +534,8 @@ fn nobody_changes_anything_without_the_token() {
   "sources": {{ "web": {{ "type": "http", "listen": "127.0.0.1:{web}" }} }},
   "sinks": {{ "cloud": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/", "from": ["web"] }} }} }}"#
     );
-    let elsewhere = Gateway::start(other.path(), "{}", &[]);
+    let one = format!(r#"{{ "sources": {{ "web": {{ "type": "http", "listen": "127.0.0.1:{}" }} }} }}"#, port());
+    let elsewhere = Gateway::start(other.path(), &one, &[]);
     let foreign = token(other.path());
     assert!(elsewhere.stop().success());
     let gateway = Gateway::start(dir.path(), &configuration, &[]);
@@ -594,7 +595,7 @@ fn nobody_else_writes_a_line_of_the_log() {
         r#"{{ "sources": {{
     "web": {{ "type": "http", "listen": "127.0.0.1:{web}", "id": "id", "key": "key" }},
     "devices": {{ "type": "mqtt_listen", "listen": "127.0.0.1:{devices}", "users": [{{ "name": "ann", "password": {hash:?} }}] }},
-    "lines": {{ "type": "file", "path": "lines" }} }},
+    "lines": {{ "type": "file", "path": "lines", "on_bad": "skip" }} }},
   "pipelines": {{ "p": {{ "from": ["web"], "to": ["cloud"], "processes": [
     {{ "type": "spawn", "program": "/bin/cat", "args": [{text}, "/nowhere"], "wait": false }} ] }} }},
   "sinks": {{ "cloud": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/" }},
@@ -634,7 +635,7 @@ fn a_child_gets_what_it_is_given_and_nothing_else() {
     let script = dir.path().join("child");
     fs::write(
         &script,
-        "#!/bin/sh\nfor a in \"$@\"; do echo \"$a\" >>args; done\nenv >env\nls -l /proc/$$/fd >fds\ncat >input\nmv input done\n",
+        "#!/bin/sh\nfor a in \"$@\"; do echo \"$a\" >>args; done\nenv >env\nls -l /proc/$$/fd | cat >fds\ncat >input\nmv input done\n",
     )
     .unwrap();
     fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
