@@ -280,7 +280,7 @@ impl Tail {
         let said = program.blotted(self.last.trim_ascii());
         let from = (said.len().saturating_sub(QUOTE)..).find(|at| said.is_char_boundary(*at)).unwrap_or_default();
         let dots = if from > 0 { "…" } else { "" };
-        if said.is_empty() { said } else { format!(": {dots}{}", printable(said[from..].as_bytes(), QUOTE)) }
+        if said.is_empty() { said } else { format!(": {dots}{}", printable(&said.as_bytes()[from..], QUOTE)) }
     }
 }
 
