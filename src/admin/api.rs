@@ -4,6 +4,7 @@ use super::metrics;
 use crate::{
     clock,
     event::walk::Json,
+    logs,
     runtime::Running,
     store::{Letter, Refusal, Store, Which},
     systems::http::decode,
@@ -15,6 +16,8 @@ use tokio::sync::Mutex;
 /// Dead letters in one answer, if it does not say otherwise, and at most.
 const LETTERS: usize = 100;
 const MOST_LETTERS: usize = 1000;
+/// Lines of the log in one answer, if it does not say otherwise.
+const LINES: usize = 100;
 /// The writer of a store that works answers sooner.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -131,6 +134,7 @@ impl Desk {
                 return Ok(Reply { status: 200, media: "text/plain; version=0.0.4", body });
             }
             ("GET", "/status") => self.status().await?,
+            ("GET", "/logs") => self.logs(call)?,
             ("GET", "/ledger") => json!({ "ledger": self.store.ledger() }),
             ("GET", "/dead") => {
                 let limit = call.number("limit")?.unwrap_or(LETTERS).min(MOST_LETTERS);
@@ -152,7 +156,8 @@ impl Desk {
             }
             (
                 _,
-                "/healthz" | "/readyz" | "/metrics" | "/status" | "/ledger" | "/dead" | "/dead/retry" | "/dead/purge",
+                "/healthz" | "/readyz" | "/metrics" | "/status" | "/logs" | "/ledger" | "/dead" | "/dead/retry"
+                | "/dead/purge",
             ) => {
                 return Err(Reply::problem(405, "this method does nothing here"));
             }
@@ -184,6 +189,15 @@ impl Desk {
             all["held"] = held.collect();
         }
         Ok(all)
+    }
+
+    /// The newest lines of the log that a gateway has at hand.
+    fn logs(&self, call: &Call) -> Result<Value, Reply> {
+        if self.running.is_none() {
+            return Err(Reply::problem(409, "no gateway runs, so none has its log at hand: see where it was written"));
+        }
+        let lines = logs::recent(call.number("n")?.unwrap_or(LINES));
+        Ok(json!({ "lines": lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<Value>>() }))
     }
 
     /// Progress, not existence: the store's writer answers, and no pipeline is stuck. An upstream that is down is no reason

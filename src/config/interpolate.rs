@@ -25,7 +25,7 @@ pub(crate) struct Filled {
 }
 
 pub(crate) struct Part {
-    value: String,
+    pub value: String,
     reference: String,
 }
 
