@@ -18,23 +18,23 @@ const LEAST_YEAR_MS: i64 = 1_577_836_800_000;
 pub(super) fn clock() -> Finding {
     let now = clock::stamp();
     let by = [("/run/systemd/timesync", "systemd-timesyncd"), ("/run/chrony", "chrony"), ("/var/lib/ntp", "ntpd")];
-    let by =
-        by.iter().find(|(place, _)| Path::new(place).exists()).map_or("nothing that is known here", |known| known.1);
+    let by = by.iter().find(|(place, _)| Path::new(place).exists()).map(|known| known.1);
     judged(now.wall_ms, now.quality == Quality::Synced, by)
 }
 
-fn judged(wall_ms: i64, synced: bool, by: &str) -> Finding {
+fn judged(wall_ms: i64, synced: bool, by: Option<&str>) -> Finding {
     let time = clock::rfc3339(wall_ms);
-    let advice = "let something set it: `timedatectl set-ntp true`, or chrony; without, TLS refuses every certificate, and \
-                  events get their times when it is set";
-    match (wall_ms >= LEAST_YEAR_MS, synced) {
-        (true, true) => Finding::right("clock", format!("{time}, set by {by}")),
-        (true, false) => Finding::doubtful(
-            "clock",
-            format!("{time}; nobody is known to have set it since boot ({by} is there)"),
-            advice,
-        ),
-        (false, _) => Finding::wrong("clock", format!("{time}: it was never set"), advice),
+    let advice = "let something set it: `timedatectl set-ntp true`, or chrony; by a wrong clock TLS refuses every certificate, \
+                  and events get their times when it is set";
+    match (wall_ms >= LEAST_YEAR_MS, synced, by) {
+        (false, ..) => Finding::wrong("clock", format!("{time}: it was never set"), advice),
+        (true, true, by) => Finding::right("clock", format!("{time}, set by {}", by.unwrap_or("a time service"))),
+        (true, false, Some(by)) => {
+            Finding::doubtful("clock", format!("{time}; {by} has not set it since boot"), advice)
+        }
+        (true, false, None) => {
+            Finding::doubtful("clock", format!("{time}; no time service is known to set it"), advice)
+        }
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         for (wall_ms, synced, want) in
             [(1_795_255_200_000, true, Right), (1_795_255_200_000, false, Doubtful), (86_400_000, false, Wrong)]
         {
-            let found = judged(wall_ms, synced, "chrony");
+            let found = judged(wall_ms, synced, Some("chrony"));
             assert_eq!(found.verdict, want, "{found:?}");
         }
     }

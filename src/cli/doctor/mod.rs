@@ -176,15 +176,16 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// A time as people read it.
+/// A time as people read it; never more than it is.
 fn span(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7_200.0 => format!("{:.0} minutes", s / 60.0),
-        s if s < 259_200.0 => format!("{:.0} hours", s / 3600.0),
-        s if s < 63_072_000.0 => format!("{:.0} days", s / 86_400.0),
-        s => format!("{:.0} years", s / 31_536_000.0),
-    }
+    let (unit, length) = match seconds {
+        s if s < 120.0 => ("s", 1.0),
+        s if s < 7_200.0 => ("minutes", 60.0),
+        s if s < 259_200.0 => ("hours", 3600.0),
+        s if s < 63_072_000.0 => ("days", 86_400.0),
+        _ => ("years", 31_536_000.0),
+    };
+    format!("{} {unit}", (seconds / length).floor())
 }
 
 /// A number of a gateway's status.
@@ -204,7 +205,7 @@ mod tests {
             assert_eq!(size(bytes), want);
         }
         for (seconds, want) in
-            [(1.0, "1 s"), (600.0, "10 minutes"), (21_600.0, "6 hours"), (1e6, "12 days"), (1e9, "32 years")]
+            [(1.0, "1 s"), (600.0, "10 minutes"), (21_600.0, "6 hours"), (1e6, "11 days"), (1e9, "31 years")]
         {
             assert_eq!(span(seconds), want);
         }

@@ -148,10 +148,10 @@ mod tests {
                 None,
                 load(Some(20.0), Some(200)),
                 &[Right, Doubtful],
-                "6 hours offline at 20.000 events/s of 300 bytes in the store need 123 MiB; what it has left, 1.0 GiB, lasts for 50 hours",
+                "6 hours offline at 20.000 events/s of 300 bytes in the store need 123 MiB; what it has left, 1.0 GiB, lasts for 49 hours",
             ),
             (None, load(Some(1.0), Some(200)), &[Right, Right], "need 6.2 MiB"),
-            (None, load(Some(2000.0), Some(200)), &[Wrong, Doubtful], "lasts for 30 minutes"),
+            (None, load(Some(2000.0), Some(200)), &[Wrong, Doubtful], "lasts for 29 minutes"),
             (
                 Some(running(1000, 2000, 512 << 20, 1 << 20)),
                 load(None, None),
