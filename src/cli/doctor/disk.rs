@@ -1,6 +1,6 @@
 //! The disk of the store: what it is, what it takes and how fast; and who may read what lies there.
 
-use super::{Finding, PATIENCE, number, size, touches::Touches};
+use super::{Finding, PATIENCE, number, size, touches::Touches, within};
 use crate::{config::Settings, store::beside};
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use serde_json::Value;
@@ -72,34 +72,35 @@ pub(super) fn look(settings: &Settings, status: Option<&Value>) -> Vec<Finding> 
     let used =
         status.map_or_else(|| fs::metadata(store).map_or(0, |is| is.len()), |status| number(status, "/store/bytes"));
     findings.push(room(settings, free, whole, used));
-    let me = rustix::process::geteuid().as_raw();
-    if let Ok(is) = fs::metadata(&folder) {
-        let mode = is.mode();
-        findings.push(if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-            Finding::wrong("store.folder", format!("everybody may write in `{shown}`"), format!("chmod 700 {shown}"))
-        } else if mode & 0o005 == 0 {
-            Finding::right("store.folder", format!("`{shown}` is for its user only"))
-        } else {
-            let opens = fs::metadata(store).is_ok_and(|is| is.mode() & 0o004 != 0);
-            let advice = format!("chmod 700 {shown}");
-            match opens {
-                true => Finding::doubtful(
-                    "store.folder",
-                    format!("everybody may read the events in `{}`", store.display()),
-                    advice,
-                ),
-                false => Finding::right("store.folder", format!("`{shown}` can be entered, its store cannot be read")),
-            }
-        });
-        let owner = fs::metadata(store).map_or(is.uid(), |is| is.uid());
-        if owner != me {
-            let says = format!("the store belongs to the user of number {owner}, and this is {me}");
-            findings.push(Finding::doubtful(
-                "store.user",
-                says,
-                "ask as that user: `sudo -u tidegate tidegate doctor`",
-            ));
-        }
+    if store.is_relative() && !store.exists() && status.is_none() {
+        let says = format!("there is no `{}`, seen from this directory", store.display());
+        let advice = "the path is relative to where the gateway is started: for the service that is /var/lib/tidegate";
+        findings.push(Finding::doubtful("store.path", says, advice));
+    }
+    findings.extend(rights(&folder, store));
+    findings
+}
+
+/// Who may read and write what is stored.
+fn rights(folder: &Path, store: &Path) -> Vec<Finding> {
+    const CHECK: &str = "store.folder";
+    let Ok(is) = fs::metadata(folder) else { return Vec::new() };
+    let (shown, mode, me) = (folder.display(), is.mode(), rustix::process::geteuid().as_raw());
+    let advice = format!("chmod 700 {shown}");
+    let read = fs::metadata(store).is_ok_and(|is| is.mode() & 0o004 != 0);
+    let mut findings = vec![if mode & 0o002 != 0 && mode & 0o1000 == 0 {
+        Finding::wrong(CHECK, format!("everybody may write in `{shown}`"), advice)
+    } else if mode & 0o005 == 0 {
+        Finding::right(CHECK, format!("`{shown}` is for its user only"))
+    } else if read {
+        Finding::doubtful(CHECK, format!("everybody may read the events in `{}`", store.display()), advice)
+    } else {
+        Finding::right(CHECK, format!("`{shown}` can be entered, its store cannot be read"))
+    }];
+    let owner = fs::metadata(store).map_or(is.uid(), |is| is.uid());
+    if owner != me {
+        let says = format!("the store belongs to the user of number {owner}, and this is {me}");
+        findings.push(Finding::doubtful("store.user", says, "ask as that user: `sudo -u tidegate tidegate doctor`"));
     }
     findings
 }
@@ -147,14 +148,13 @@ pub(super) async fn latency(settings: &Settings) -> (Option<Finding>, Option<Dur
     if !folder.is_dir() {
         return (None, None); // told already
     }
-    let measured = tokio::task::spawn_blocking(move || measure(&folder));
-    let took = match tokio::time::timeout(3 * PATIENCE, measured).await {
-        Ok(Ok(Ok(took))) => took,
-        Ok(Ok(Err(error))) => {
+    let took = match within(move || measure(&folder)).await {
+        Some(Ok(took)) => took,
+        Some(Err(error)) => {
             let advice = "ask as the gateway's user, who must be able to write there";
             return (Some(Finding::doubtful(CHECK, format!("it could not be measured: {error}"), advice)), None);
         }
-        _ => {
+        None => {
             let says = format!("a sync takes longer than {} s", PATIENCE.as_secs());
             return (Some(Finding::wrong(CHECK, says, "the disk hangs or fails: see `dmesg`")), None);
         }

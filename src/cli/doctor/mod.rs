@@ -137,8 +137,16 @@ fn configuration(doctor: &Doctor) -> (Vec<Finding>, Option<Plan>) {
 }
 
 async fn around(settings: &Settings, touches: &touches::Touches, plan: Option<&Plan>, load: &Load) -> Vec<Finding> {
-    let (mut findings, status) = running::look(settings);
-    findings.extend(disk::look(settings, status.as_ref()));
+    let (own, path) = (settings.clone(), settings.store.path.clone());
+    let (mut findings, status) = within(move || running::look(&own)).await.unwrap_or_else(|| {
+        let says = "the gateway runs, and does not answer";
+        (vec![Finding::wrong("gateway", says, "systemd starts it again if it makes no progress; see its log")], None)
+    });
+    let (own, seen) = (settings.clone(), status.clone());
+    findings.extend(within(move || disk::look(&own, seen.as_ref())).await.unwrap_or_else(|| {
+        let says = format!("the disk of `{path}` does not answer");
+        vec![Finding::wrong("disk", says, "it hangs or fails: see `dmesg`; a network's file system may be away")]
+    }));
     let (latency, sync) = disk::latency(settings).await;
     findings.extend(latency);
     findings.extend(disk::secrets(settings, touches));
@@ -149,6 +157,11 @@ async fn around(settings: &Settings, touches: &touches::Touches, plan: Option<&P
     findings.extend(plan.and_then(machine::memory));
     findings.extend(sizing::look(settings, status.as_ref(), load, sync));
     findings
+}
+
+/// The answer to a question that blocks; none if that takes longer than it may.
+async fn within<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::time::timeout(2 * PATIENCE, tokio::task::spawn_blocking(question)).await.ok()?.ok()
 }
 
 /// A line each, and one for what to do.
