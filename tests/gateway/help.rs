@@ -140,9 +140,9 @@ fn every_example_works() {
     // Half of them are dead letters: a text cannot be added to.
     for n in 0..40 {
         let temp = if n % 2 == 0 { "20.5" } else { "\"warm\"" };
-        let url = format!("http://127.0.0.1:{listen}/v1/events/attic");
-        let out = Command::new("curl").args(["-sf", "-d", &format!("{{\"temp\": {temp}}}"), &url]).output().unwrap();
-        assert!(out.status.success(), "{out:?}");
+        let answer =
+            http::post(&format!("http://127.0.0.1:{listen}/v1/events/attic"), &format!("{{\"temp\": {temp}}}"));
+        assert_eq!(answer.map(|(status, _)| status), Some(202));
     }
     wait_for("half of them upstream", LONG, || upstream.posts().iter().flat_map(http::Post::events).count() >= 20);
     let configuration = dir.path().join("tidegate.jsonc");

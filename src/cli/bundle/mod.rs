@@ -77,6 +77,9 @@ fn gather(which: Which) -> Vec<(&'static str, String)> {
         Err(error) => format!("{error:#}\n"),
     };
     files.push(("status.json", pretty(which.ask("GET", "/status", &[]))));
+    if let Ok(versions) = which.ask("GET", "/config", &[]) {
+        files.push(("versions.json", format!("{versions:#}\n")));
+    }
     files.push(("ledger.json", pretty(which.ask("GET", "/ledger", &[]))));
     let letters = which.ask("GET", "/dead", &[("limit", LETTERS.to_string())]);
     files.push(("dead.json", pretty(letters.map(without_bodies))));
