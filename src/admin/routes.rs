@@ -234,8 +234,11 @@ pub(super) const ROUTES: &[Route] = &[
     },
 ];
 
-/// The route of a request, and what stood for the parts in braces; or the status of a refusal.
-pub(super) fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, Vec<(&'static str, &'a str)>), u16> {
+/// What stood for the parts in braces.
+type Parts<'a> = Vec<(&'static str, &'a str)>;
+
+/// The route of a request, and its parts; or the status of a refusal.
+pub(super) fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, Parts<'a>), u16> {
     let mut status = 404;
     for route in ROUTES {
         match fits(route.path, path) {
@@ -252,7 +255,7 @@ pub(super) fn braced(part: &str) -> Option<&str> {
     part.strip_prefix('{')?.strip_suffix('}')
 }
 
-fn fits<'a>(pattern: &'static str, path: &'a str) -> Option<Vec<(&'static str, &'a str)>> {
+fn fits<'a>(pattern: &'static str, path: &'a str) -> Option<Parts<'a>> {
     let mut parts = Vec::new();
     let (mut path, mut pattern) = (path.split('/'), pattern.split('/'));
     loop {
