@@ -254,7 +254,7 @@ fn no_secret_and_no_body_is_in_a_support_bundle() {
   "gateway": {{ "id": "barn" }},
   "sources": {{ "web": {{ "type": "http", "listen": "127.0.0.1:{listen}" }} }},
   "pipelines": {{ "p": {{ "from": ["web"], "to": ["cloud"], "processes": [
-    {{ "type": "annotate", "set": {{ "sum": {{ "expr": "event.n + 1.0" }} }} }} ] }} }},
+    {{ "type": "annotate", "set": {{ "sum": {{ "expr": "event.n + 1.0" }}, "like": "{literal}" }} }} ] }} }},
   "sinks": {{
     "cloud": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/in?sig={url}",
       "headers": {{ "authorization": "Bearer {literal}", "x-a": "${{BUNDLE_CANARY}}", "x-b": "${{file:{}}}" }} }} }} }}"#,

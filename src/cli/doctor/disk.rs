@@ -107,7 +107,7 @@ fn rights(folder: &Path, store: &Path) -> Vec<Finding> {
 
 fn file_system(magic: u32) -> Finding {
     match SYSTEMS.iter().find(|known| known.0 == magic) {
-        Some((_, name, "", _)) => Finding::right("disk.kind", format!("{name}")),
+        Some((_, name, "", _)) => Finding::right("disk.kind", name),
         Some((_, name, why, true)) => {
             Finding::wrong("disk.kind", format!("{name}: {why}"), "put `store.path` on a disk of this machine")
         }
