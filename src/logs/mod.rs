@@ -106,6 +106,11 @@ fn is_container() -> bool {
         || std::env::var_os("container").is_some()
 }
 
+/// The crates below may tell a URL with a secret in its query.
+fn is_ours(target: &str) -> bool {
+    target.split("::").next() == Some(env!("CARGO_PKG_NAME"))
+}
+
 /// The newest lines of this process, the oldest first, each as a JSON object: at most `most`, and at most 256 KiB.
 pub fn recent(most: usize) -> Vec<String> {
     let Some(logs) = LOGS.get() else { return Vec::new() };
@@ -115,7 +120,7 @@ pub fn recent(most: usize) -> Vec<String> {
 
 impl Log for Logs {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        metadata.level() <= log::max_level() && is_ours(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -203,6 +208,13 @@ mod tests {
         }
         assert_eq!(Form::NAMES.map(Form::of), [Some(Form::Text), Some(Form::Json), Some(Form::Journal)]);
         assert_eq!(Form::of("xml"), None);
+    }
+
+    #[test]
+    fn only_lines_of_ours_are_told() {
+        for (target, want) in [("tidegate::store", true), ("tidegate", true), ("ureq::run", false), ("", false)] {
+            assert_eq!(is_ours(target), want, "{target}");
+        }
     }
 
     #[test]
