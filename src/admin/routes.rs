@@ -146,8 +146,11 @@ pub(super) const ROUTES: &[Route] = &[
     },
 ];
 
+/// What stood for the parts in braces, by their names.
+type Parts<'a> = Vec<(&'static str, &'a str)>;
+
 /// The route of a request, and what stood for the parts in braces; or the status of a refusal.
-pub(super) fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, Vec<(&'static str, &'a str)>), u16> {
+pub(super) fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, Parts<'a>), u16> {
     let mut status = 404;
     for route in ROUTES {
         match fits(route.path, path) {
@@ -164,7 +167,7 @@ pub(super) fn braced(part: &str) -> Option<&str> {
     part.strip_prefix('{')?.strip_suffix('}')
 }
 
-fn fits<'a>(pattern: &'static str, path: &'a str) -> Option<Vec<(&'static str, &'a str)>> {
+fn fits<'a>(pattern: &'static str, path: &'a str) -> Option<Parts<'a>> {
     let mut parts = Vec::new();
     let (mut path, mut pattern) = (path.split('/'), pattern.split('/'));
     loop {

@@ -183,7 +183,7 @@ fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
     diagnosed("sources.web", "right", "is free");
     diagnosed("sources.web.tls.cert", "doubtful", "expires in 12 days");
     diagnosed("sinks.cloud", "wrong", "no connection to localhost");
-    diagnosed("disk.sync", "right", "16 syncs took");
+    diagnosed("disk.sync", "right", "half of 16 syncs");
     {
         let _other = TcpListener::bind(("127.0.0.1", listen)).unwrap();
         diagnosed("sources.web", "wrong", "cannot listen");
