@@ -7,6 +7,7 @@ use super::{
 use crate::{
     clock,
     event::walk::Json,
+    logs,
     runtime::Running,
     store::{Letter, Refusal, Store, Which},
     systems::http::decode,
@@ -18,6 +19,8 @@ use tokio::sync::Mutex;
 /// Dead letters in one answer, if it does not say otherwise, and at most.
 const LETTERS: usize = 100;
 const MOST_LETTERS: usize = 1000;
+/// Lines of the log in one answer, if it does not say otherwise.
+const LINES: usize = 100;
 /// The writer of a store that works answers sooner.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -191,6 +194,16 @@ impl Desk {
             all["held"] = held.collect();
         }
         Ok(Reply::json(&all))
+    }
+
+    /// The newest lines of the log that a gateway has at hand.
+    pub(super) fn logs(&self, call: &Call) -> Answer {
+        if self.running.is_none() {
+            return Err(Reply::problem(409, "no gateway runs, so none has its log at hand: see where it was written"));
+        }
+        let lines = logs::recent(call.number("n")?.unwrap_or(LINES));
+        let lines: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        Ok(Reply::json(&json!({ "lines": lines })))
     }
 
     /// Progress, not existence: the store's writer answers, and no pipeline is stuck. An upstream that is down is no reason

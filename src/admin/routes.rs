@@ -90,6 +90,14 @@ pub(super) const ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
+        path: "/api/v1/logs",
+        about: "the newest lines of the log",
+        query: &[("n", "so many; 100 without it")],
+        to: To::Operator,
+        work: |desk, call| Box::pin(ready(desk.logs(call))),
+    },
+    Route {
+        method: "GET",
         path: "/api/v1/ledger",
         about: "what became of every event, by topic and consumer",
         query: &[],

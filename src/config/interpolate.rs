@@ -26,7 +26,7 @@ pub(crate) struct Filled {
 }
 
 pub(crate) struct Part {
-    value: String,
+    pub value: String,
     reference: String,
 }
 

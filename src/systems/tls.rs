@@ -186,7 +186,8 @@ fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+/// The certificates of a PEM file.
+pub fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
     let certs = certs.with_context(|| format!("`{}`: not a PEM file", file.display()))?;
     if certs.is_empty() {

@@ -15,6 +15,7 @@ const STOP_WATCH: &[(&str, &str)] = &[
     ("sources/", "an edge: how long a device may keep quiet"),
     ("sinks/", "an edge: how long an upstream may take"),
     ("systems/", "an edge: as above"),
+    ("cli/doctor/", "how fast the disk and an upstream answer"),
 ];
 
 /// Where threads and tasks are begun, and why.
