@@ -234,10 +234,10 @@ pub(super) const ROUTES: &[Route] = &[
     },
 ];
 
-/// What stood for the parts in braces.
+/// What stood for the parts in braces, by their names.
 type Parts<'a> = Vec<(&'static str, &'a str)>;
 
-/// The route of a request, and its parts; or the status of a refusal.
+/// The route of a request, and what stood for the parts in braces; or the status of a refusal.
 pub(super) fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, Parts<'a>), u16> {
     let mut status = 404;
     for route in ROUTES {
