@@ -236,13 +236,17 @@ fn topics_consumers_events_and_states_are_shown_to_who_has_the_token() {
         ("POST", "/api/v1/topics", 405),
         ("POST", "/api/v1/consumers/sinks.cloud/seek", 400),
         ("POST", "/api/v1/log?level=loud", 400),
-        ("POST", "/api/v1/log?level=debug", 200),
+        ("POST", "/api/v1/log?level=error", 200),
     ] {
         let (got, body) = curl(method, &url(path), &token);
         assert_eq!(got, status, "{method} {path}: {body}");
     }
-    wait_for("more to be logged", LONG, || gateway.log().contains("DEBUG"));
-    assert_eq!(ask(dir.path(), &["log-level", "info"])["level"], "info");
+    // What an operator does is told as a warning.
+    let told = || gateway.log().matches("moved by an operator").count();
+    ask(dir.path(), &["seek", "sinks.cloud", "--to", "newest"]);
+    assert_eq!((told(), &ask(dir.path(), &["log-level", "info"])["level"]), (0, &"info".into()));
+    ask(dir.path(), &["seek", "sinks.cloud", "--to", "oldest"]);
+    wait_for("it to be told", LONG, || told() == 1);
 
     wait_for("all to be counted", LONG, || {
         let state = get("/api/v1/state?owner=climate.count");
