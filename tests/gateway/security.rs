@@ -228,12 +228,8 @@ fn secret(of: &str) -> String {
 
 /// Fails if a text shows a piece of a secret.
 fn clean(what: &str, text: &str) {
-    for needle in NEEDLES {
-        if let Some(at) = text.find(needle) {
-            let from = text.floor_char_boundary(at.saturating_sub(200));
-            panic!("{what} tells a secret: {}", &text[from..text.ceil_char_boundary(at + 60)]);
-        }
-    }
+    let telling = text.lines().find(|line| NEEDLES.iter().any(|needle| line.contains(needle)));
+    assert_eq!(telling, None, "{what} tells a secret");
 }
 
 /// An upstream that sends all it was sent back: 500 the first time, 422 for an event with `"n":2`, else 200.
@@ -615,9 +611,10 @@ fn nobody_else_writes_a_line_of_the_log() {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            stream.read(&mut [0; 4096]).ok();
-            let length = FAKE.len();
-            write!(stream, "HTTP/1.1 500 No\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{FAKE}").ok();
+            if stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {
+                let length = FAKE.len();
+                write!(stream, "HTTP/1.1 500 No\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{FAKE}").ok();
+            }
         }
     });
     let gateway = Gateway::start_with(dir.path(), &configuration, &[("RUST_LOG", "trace")], None);
