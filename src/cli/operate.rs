@@ -127,7 +127,7 @@ impl Which {
     }
 
     /// Prints the answer, for people as `text` makes it.
-    fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    pub(super) fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         match self.format() {
             Format::Json => print(&format!("{answer:#}\n")),
             Format::Text => print(&text(answer)),
@@ -182,7 +182,7 @@ fn letters(answer: &Value) -> String {
 }
 
 /// A value in a line of a table.
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     plain(value.as_str().unwrap_or(&value.to_string())).chars().take(120).collect()
 }
 
