@@ -13,10 +13,12 @@ mod test;
 
 use crate::{
     admin,
-    config::{self, Catalogue, Problem},
+    config::{self, Before, Catalogue, Problem},
     import,
     kind::{self, Process, Sink, Source},
-    process as processes, runtime, sinks, sources,
+    process as processes,
+    runtime::{self, Origin},
+    sinks, sources,
 };
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -319,29 +321,36 @@ fn passwd(rounds: u32) -> anyhow::Result<()> {
     print(&format!("{}\n", sources::mqtt_listen::hash_password(password, rounds)))
 }
 
-/// Runs the gateway, again whenever it is to read its configuration again.
+/// Runs the gateway, again whenever it is to start again as a whole.
 fn gateway(file: &Path, stateless: bool) -> ExitCode {
-    // A wrong configuration is told, and the gateway goes on with the one it has.
-    let right = || {
-        let wrong = loaded(file).err();
-        if let Some(problems) = &wrong {
-            log::error!("the configuration is wrong; going on with the old one");
-            show("", problems);
-        }
-        wrong.is_none()
-    };
+    let origin = Origin { file, build: &|text, before| built(file, text, before) };
     loop {
-        let mut end = runtime::End::Done;
-        let code = start(file, |plan| {
-            let settings = plan.settings.clone();
-            end = block_on(runtime::run(plan, stateless, right, |running| admin::serve(settings, running, stateless)))?;
-            Ok(())
-        });
-        if end == runtime::End::Done {
-            return code;
+        let (mut text, mut plan, mut warnings) = match config::read(file).map_err(|problem| vec![problem]) {
+            Err(problems) => return wrong(&problems),
+            Ok(text) => match built(file, &text, None) {
+                Err(problems) => return wrong(&problems),
+                Ok((plan, warnings)) => (text, plan, warnings),
+            },
+        };
+        let store = PathBuf::from(&plan.settings.store.path);
+        if let Some(instead) = (!stateless).then(|| runtime::at_start(file, &text, &store)).flatten() {
+            match built(file, &instead, None) {
+                Ok(built) => (text, (plan, warnings)) = (instead, built),
+                Err(problems) => show("the version before is not right any more: ", &problems),
+            }
         }
-        log::info!("reading `{}` again", file.display());
+        show("warning: ", &warnings);
+        let face = move |settings, running| admin::serve(settings, running, stateless);
+        match block_on(runtime::run(plan, text, &origin, stateless, face)) {
+            Ok(runtime::End::Reload) => log::info!("starting again with `{}`", file.display()),
+            ended => return finish(ended.map(drop)),
+        }
     }
+}
+
+fn wrong(problems: &[Problem]) -> ExitCode {
+    show("", problems);
+    ExitCode::from(BAD_CONFIGURATION)
 }
 
 /// As `load`, and shows the warnings.
@@ -354,11 +363,15 @@ fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> E
 
 /// What a configuration file says, with warnings; or all that is wrong with it.
 fn loaded(file: &Path) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
-    let text = config::read(file).map_err(|problem| vec![problem])?;
-    let (plan, warnings) = config::load(file, &text, &catalogue())?;
+    built(file, &config::read(file).map_err(|problem| vec![problem])?, None)
+}
+
+/// What a text says that stands, or is to stand, in a file.
+fn built(file: &Path, text: &str, before: Option<&Before>) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
+    let (plan, warnings) = config::load_after(file, text, &catalogue(), before)?;
     match runtime::Sum::of(&plan) {
         Ok(_) => Ok((plan, warnings)),
-        Err(why) => Err(vec![config::found(file, &text, "gateway.memory", why)]),
+        Err(why) => Err(vec![config::found(file, text, "gateway.memory", why)]),
     }
 }
 

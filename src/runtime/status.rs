@@ -4,6 +4,7 @@ use super::{
     links::Links,
     meter::{Counts, Meter},
     notify::Beat,
+    reload::{Asked, Changed, Denied, Order, Origins},
 };
 use crate::{
     budget::Size,
@@ -11,9 +12,10 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::sync::{mpsc, oneshot};
 
 /// Four lines a minute.
 const EVERY: Duration = Duration::from_secs(15);
@@ -27,17 +29,55 @@ pub(super) struct View {
     pub gateway: String,
     pub store: Store,
     pub links: Links,
+    pub parts: Mutex<Shown>,
+    /// What is known of its configuration.
+    pub config: Mutex<Origins>,
+    /// Asks for another configuration.
+    pub orders: mpsc::Sender<Asked>,
+    pub since: Instant,
+}
+
+/// What is looked at of the parts that run now.
+#[derive(Default)]
+pub(super) struct Shown {
     /// The topics that sources write.
     pub sources: Vec<String>,
     /// What each process did, by pipeline.
     pub meters: Vec<(String, Vec<Arc<Meter>>)>,
     pub beats: Vec<(String, Beat)>,
-    pub since: Instant,
+}
+
+impl View {
+    fn parts(&self) -> MutexGuard<'_, Shown> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Running {
     pub(super) fn of(view: View) -> Self {
         Running(Arc::new(view))
+    }
+
+    /// Other parts run now.
+    pub(super) fn show(&self, parts: Shown) {
+        *self.0.parts() = parts;
+    }
+
+    /// What is known of its configuration.
+    pub fn origins(&self) -> Origins {
+        self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut Origins)) {
+        change(&mut self.0.config.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Asks for another configuration, and waits until it runs or is refused.
+    pub async fn order(&self, order: Order) -> Result<Changed, Denied> {
+        let (reply, answer) = oneshot::channel();
+        let stops = || Denied::Conflict("the gateway is stopping".into());
+        self.0.orders.send(Asked { order, reply }).await.map_err(|_| stops())?;
+        answer.await.map_err(|_| stops())?
     }
 
     /// Its id.
@@ -66,18 +106,18 @@ impl Running {
 
     /// Pipelines that should make progress and do not.
     pub fn stuck(&self) -> Vec<String> {
-        self.0.beats.iter().filter(|(_, beat)| beat.stuck()).map(|(name, _)| name.clone()).collect()
+        self.0.parts().beats.iter().filter(|(_, beat)| beat.stuck()).map(|(name, _)| name.clone()).collect()
     }
 
     /// What every process did since the start, with its pipeline.
     pub fn processes(&self) -> Vec<(String, Counts)> {
-        let meters = self.0.meters.iter();
-        meters.flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read()))).collect()
+        let parts = self.0.parts();
+        parts.meters.iter().flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read()))).collect()
     }
 
     /// Writes to the log what every process did.
     pub(super) fn report_processes(&self) {
-        for (chain, meters) in &self.0.meters {
+        for (chain, meters) in &self.0.parts().meters {
             for meter in meters {
                 log::info!("{chain}: {}: {meter}", meter.name);
             }
@@ -99,7 +139,8 @@ impl Running {
     /// How many events sources have taken in.
     pub fn taken(&self) -> u64 {
         let mut topics: BTreeMap<String, u64> = BTreeMap::new();
-        for row in self.0.store.ledger().into_iter().filter(|row| self.0.sources.contains(&row.topic)) {
+        let sources = self.0.parts().sources.clone();
+        for row in self.0.store.ledger().into_iter().filter(|row| sources.contains(&row.topic)) {
             let most = topics.entry(row.topic).or_default();
             *most = row.accepted.max(*most); // a consumer that began later saw fewer
         }

@@ -1,6 +1,39 @@
-//! What can be set while the store runs.
+//! What can change while the store runs: its options, and who reads.
 
-use super::{Keep, Options, Refusal, trim, writer::Writer};
+use super::{Keep, Options, Refusal, Start, Store, may_wait, schema, trim, writer::Writer};
+use std::sync::Arc;
+
+impl Store {
+    /// Takes over, without a pause, all that options say but where the store lies.
+    pub async fn change(&self, options: Options) -> Result<(), Refusal> {
+        for (pool, to) in self.pools.each().into_iter().zip(options.pools.each()) {
+            pool.resize(to.limit());
+        }
+        self.waiting.resize(may_wait(&options));
+        self.work(move |writer| writer.change(options)).await
+    }
+
+    /// As `consumer`, but what it has not passed of topics that it does not read any more is kept until `consumer` says so for
+    /// good.
+    pub async fn join(&self, name: &str, topics: &[Arc<str>], start: Start) -> Result<u32, Refusal> {
+        self.register(name, topics, start, false).await
+    }
+
+    /// A consumer does not come any more in this run; what it has not passed is kept for it.
+    pub async fn leave(&self, name: &str) -> Result<(), Refusal> {
+        let name = name.to_owned();
+        self.work(move |writer| {
+            writer.leave(&name);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether a consumer has ever registered and was not forgotten.
+    pub fn knows(&self, consumer: &str) -> bool {
+        self.shared.view().index.consumer(consumer).is_some()
+    }
+}
 
 impl Writer {
     /// Takes over all that options say, but where the store lies.
@@ -16,7 +49,7 @@ impl Writer {
         self.shared.view().set_most(options.tails);
         let (path, visit, pools) = (self.options.path.clone(), self.options.visit, self.options.pools.clone());
         self.options = Options { path, visit, pools, ..options };
-        let used = super::schema::used(&self.db).ok();
+        let used = schema::used(&self.db).ok();
         self.measure(used);
         Ok(())
     }

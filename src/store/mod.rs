@@ -345,15 +345,6 @@ impl Store {
         Ok(Store { shared: writer, requests, reads, waiting, pools })
     }
 
-    /// Takes over, without a pause, all that options say but where the store lies.
-    pub async fn change(&self, options: Options) -> Result<(), Refusal> {
-        for (pool, to) in self.pools.each().into_iter().zip(options.pools.each()) {
-            pool.resize(to.limit());
-        }
-        self.waiting.resize(may_wait(&options));
-        self.work(move |writer| writer.change(options)).await
-    }
-
     /// What sources draw from before they buffer what comes in.
     pub fn pools(&self) -> &Pools {
         &self.pools
@@ -386,31 +377,10 @@ impl Store {
         self.register(name, topics, start, true).await
     }
 
-    /// As `consumer`, but what it has not passed of topics that it does not read any more is kept until `consumer` says so for
-    /// good.
-    pub async fn join(&self, name: &str, topics: &[Arc<str>], start: Start) -> Result<u32, Refusal> {
-        self.register(name, topics, start, false).await
-    }
-
     async fn register(&self, name: &str, topics: &[Arc<str>], start: Start, drops: bool) -> Result<u32, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Consumer { name: name.to_owned(), topics: topics.to_vec(), start, drops, reply })?;
         answer.await.map_err(|_| Refusal::Closed)?
-    }
-
-    /// A consumer does not come any more in this run; what it has not passed is kept for it.
-    pub async fn leave(&self, name: &str) -> Result<(), Refusal> {
-        let name = name.to_owned();
-        self.work(move |writer| {
-            writer.leave(&name);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Whether a consumer has ever registered and was not forgotten.
-    pub fn knows(&self, consumer: &str) -> bool {
-        self.shared.view().index.consumer(consumer).is_some()
     }
 
     /// Drops a consumer and its cursors: what only it had not passed is free to go.
