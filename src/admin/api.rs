@@ -1,6 +1,6 @@
 //! What is asked and answered, whoever asks: HTTP, or the command line on a store whose gateway does not run.
 
-use super::metrics;
+use super::{config, metrics};
 use crate::{
     clock,
     event::walk::Json,
@@ -23,6 +23,7 @@ pub struct Call {
     method: String,
     path: String,
     query: BTreeMap<String, String>,
+    body: String,
 }
 
 impl Call {
@@ -34,7 +35,20 @@ impl Call {
             let text = |part: &str| Some(decode(&part.replace('+', " "))?.into_owned());
             Some((text(name)?, text(value)?))
         });
-        Call { method: method.to_owned(), path: path.to_owned(), query: pairs.collect() }
+        Call { method: method.to_owned(), path: path.to_owned(), query: pairs.collect(), body: String::new() }
+    }
+
+    /// The same, with a text.
+    pub fn with_body(self, body: String) -> Call {
+        Call { body, ..self }
+    }
+
+    pub(super) fn brings_text(&self) -> bool {
+        config::brings_text(&self.method, &self.path)
+    }
+
+    pub(super) fn body(&self) -> &str {
+        &self.body
     }
 
     /// Whether it needs no token.
@@ -46,7 +60,7 @@ impl Call {
         self.query.get(name).filter(|text| !text.is_empty()).cloned()
     }
 
-    fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>, Reply> {
+    pub(super) fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>, Reply> {
         let wrong =
             |text: &String| Reply::problem(400, &format!("`{name}`: expected a number instead of `{text:.40}`"));
         self.query.get(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
@@ -105,6 +119,11 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// The gateway that runs.
+    pub(super) fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
+    }
+
     /// Of a gateway that runs.
     pub fn of(running: Running) -> Desk {
         Desk { store: running.store().clone(), running: Some(running), turn: Mutex::default() }
@@ -117,7 +136,9 @@ impl Desk {
 
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
-        let _turn = if call.is_open() { None } else { Some(self.turn.lock().await) };
+        let path = call.path.strip_prefix("/api/v1").unwrap_or_default();
+        let apart = call.is_open() || config::is_about(path);
+        let _turn = if apart { None } else { Some(self.turn.lock().await) };
         self.result(call).await.unwrap_or_else(|refused| refused)
     }
 
@@ -131,6 +152,10 @@ impl Desk {
                 return Ok(Reply { status: 200, media: "text/plain; version=0.0.4", body });
             }
             ("GET", "/status") => self.status().await?,
+            (method, path) if config::is_about(path) => {
+                let none = || Reply::problem(409, "no gateway runs");
+                config::answer(self.running.as_ref().ok_or_else(none)?, method, path, call).await?
+            }
             ("GET", "/ledger") => json!({ "ledger": self.store.ledger() }),
             ("GET", "/dead") => {
                 let limit = call.number("limit")?.unwrap_or(LETTERS).min(MOST_LETTERS);
@@ -182,6 +207,7 @@ impl Desk {
                 .map(|(name, reason, seconds)| json!({ "name": name, "reason": reason, "seconds": seconds }))
                 .collect();
             all["held"] = held.collect();
+            all["config"] = config::state(running);
         }
         Ok(all)
     }

@@ -21,10 +21,24 @@ const LARGEST: u64 = 64 << 20;
 
 /// Asks the gateway of a configuration and gives its answer as JSON. An answer that is no success is an error that says why.
 pub fn ask(settings: &Settings, method: &str, target: &str) -> anyhow::Result<serde_json::Value> {
-    let reply = match running(settings, method, target)? {
+    let reply = match running(settings, method, target, "")? {
         Some(reply) => reply,
         None => stored(settings, method, target)?,
     };
+    value_of(&reply)
+}
+
+/// As `ask`, with a text, but only of a gateway that runs.
+pub fn ask_running(
+    settings: &Settings,
+    method: &str,
+    target: &str,
+    text: &str,
+) -> anyhow::Result<Option<serde_json::Value>> {
+    running(settings, method, target, text)?.map(|reply| value_of(&reply)).transpose()
+}
+
+fn value_of(reply: &Reply) -> anyhow::Result<serde_json::Value> {
     let value: serde_json::Value = serde_json::from_slice(&reply.body).context("the answer is not JSON")?;
     if reply.status >= 300 {
         bail!("{}", value["detail"].as_str().unwrap_or("the gateway refused"));
@@ -36,7 +50,7 @@ trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
 /// The answer of a gateway that runs; nothing if none does.
-fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
+fn running(settings: &Settings, method: &str, target: &str, text: &str) -> anyhow::Result<Option<Reply>> {
     let connected = match &settings.admin.listen {
         Listen::Off => return Ok(None),
         Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {
@@ -55,9 +69,11 @@ fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Op
     };
     let token = token(settings)?;
     let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        text.len()
     );
     stream.write_all(head.as_bytes())?;
+    stream.write_all(text.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LARGEST).read_to_end(&mut answer).context("the gateway's admin listener")?;
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no answer of the gateway")?;

@@ -6,6 +6,7 @@
 
 mod api;
 pub mod client;
+pub mod config;
 mod metrics;
 mod token;
 
@@ -13,15 +14,16 @@ pub use api::{Call, Desk, Reply};
 pub use token::token;
 
 use crate::{
+    budget::Share,
     config::{Listen, Settings},
     runtime::Running,
     store::beside,
 };
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body, Incoming},
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -52,6 +54,8 @@ const HEAD: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(120);
 /// Bytes of a request's line and headers.
 const MAX_HEAD: usize = 16 << 10;
+/// Bytes of a configuration, as of its file.
+const LARGEST_TEXT: usize = 4 << 20;
 /// Wait after a failed accept, or before the listener is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -143,17 +147,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 async fn converse(stream: TokioIo<Box<dyn Stream>>, desk: Arc<(Desk, Option<String>)>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let desk = desk.clone();
-        async move { Ok::<_, Infallible>(respond(&request, &desk.0, desk.1.as_deref()).await) }
+        async move { Ok::<_, Infallible>(respond(request, &desk.0, desk.1.as_deref()).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_header_size(MAX_HEAD);
     http.serve_connection(stream, service).await.ok();
 }
 
-async fn respond(request: &Request<Incoming>, desk: &Desk, token: Option<&str>) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, desk: &Desk, token: Option<&str>) -> Response<Full<Bytes>> {
     let call = Call::new(request.method().as_str(), request.uri().path(), request.uri().query().unwrap_or_default());
     let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let reply = match call.is_open() || token::fits(token, brought) {
+        true if call.brings_text() => match text_of(request, desk).await {
+            Ok((text, _share)) => desk.answer(&call.with_body(text)).await,
+            Err(reply) => reply,
+        },
         true => desk.answer(&call).await,
         false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
     };
@@ -161,4 +169,18 @@ async fn respond(request: &Request<Incoming>, desk: &Desk, token: Option<&str>) 
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.media));
     response
+}
+
+/// The text that a request brings, drawn from what sources share: so it takes no more memory than there is.
+async fn text_of(request: Request<Incoming>, desk: &Desk) -> Result<(String, Option<Share>), Reply> {
+    let size = request.body().size_hint().exact().ok_or_else(|| Reply::problem(411, "expected `Content-Length`"))?;
+    let size = usize::try_from(size).ok().filter(|size| *size <= LARGEST_TEXT);
+    let size = size.ok_or_else(|| Reply::problem(413, "a configuration has at most 4 MiB"))?;
+    let share = desk.running().map(|running| running.store().pools().events.draw(size));
+    if matches!(share, Some(None)) {
+        return Err(Reply::problem(503, "there is no memory for this now (`gateway.memory`)"));
+    }
+    let bytes = request.into_body().collect().await.map_err(|error| Reply::problem(400, &error.to_string()))?;
+    let text = String::from_utf8(bytes.to_bytes().to_vec()).map_err(|_| Reply::problem(400, "not UTF-8"))?;
+    Ok((text, share.flatten()))
 }

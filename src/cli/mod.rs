@@ -1,6 +1,8 @@
 //! The command line.
 
 mod board;
+mod config;
+mod diff;
 mod gpio;
 mod i2c;
 pub mod kinds;
@@ -13,7 +15,7 @@ mod test;
 
 use crate::{
     admin,
-    config::{self, Before, Catalogue, Problem},
+    config::{self as configuration, Before, Catalogue, Problem},
     import,
     kind::{self, Process, Sink, Source},
     process as processes,
@@ -136,6 +138,11 @@ enum Command {
     /// Example: tidegate dead ls
     #[command(subcommand)]
     Dead(operate::Dead),
+    /// Change the configuration of a running gateway: apply, confirm, roll back; and its versions: log, show, diff.
+    ///
+    /// Example: tidegate config log
+    #[command(subcommand)]
+    Config(config::Config),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -268,6 +275,7 @@ pub fn main() -> ExitCode {
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
+        Command::Config(what) => finish(config::run(&what)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))
                 .map_err(anyhow::Error::msg)
@@ -287,13 +295,13 @@ pub fn main() -> ExitCode {
         Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::ImportBinge { file } => import_binge(&file),
         Command::Serial(command) => finish(serial::run(command)),
-        Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
+        Command::Schema => finish(print(&format!("{:#}\n", configuration::schema(&catalogue())))),
     }
 }
 
 /// Shows the imported configuration, or everything that is in its way.
 fn import_binge(file: &Path) -> ExitCode {
-    let text = match config::read(file) {
+    let text = match configuration::read(file) {
         Ok(text) => text,
         Err(problem) => return finish(Err(problem.into())),
     };
@@ -325,7 +333,7 @@ fn passwd(rounds: u32) -> anyhow::Result<()> {
 fn gateway(file: &Path, stateless: bool) -> ExitCode {
     let origin = Origin { file, build: &|text, before| built(file, text, before) };
     loop {
-        let (mut text, mut plan, mut warnings) = match config::read(file).map_err(|problem| vec![problem]) {
+        let (mut text, mut plan, mut warnings) = match configuration::read(file).map_err(|problem| vec![problem]) {
             Err(problems) => return wrong(&problems),
             Ok(text) => match built(file, &text, None) {
                 Err(problems) => return wrong(&problems),
@@ -363,15 +371,15 @@ fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> E
 
 /// What a configuration file says, with warnings; or all that is wrong with it.
 fn loaded(file: &Path) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
-    built(file, &config::read(file).map_err(|problem| vec![problem])?, None)
+    built(file, &configuration::read(file).map_err(|problem| vec![problem])?, None)
 }
 
 /// What a text says that stands, or is to stand, in a file.
 fn built(file: &Path, text: &str, before: Option<&Before>) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
-    let (plan, warnings) = config::load_after(file, text, &catalogue(), before)?;
+    let (plan, warnings) = configuration::load_after(file, text, &catalogue(), before)?;
     match runtime::Sum::of(&plan) {
         Ok(_) => Ok((plan, warnings)),
-        Err(why) => Err(vec![config::found(file, text, "gateway.memory", why)]),
+        Err(why) => Err(vec![configuration::found(file, text, "gateway.memory", why)]),
     }
 }
 
@@ -437,6 +445,6 @@ mod tests {
 
     #[test]
     fn the_catalogue_keeps_its_own_rules() {
-        assert_eq!(config::flaws(&catalogue()), Vec::<String>::new());
+        assert_eq!(configuration::flaws(&catalogue()), Vec::<String>::new());
     }
 }
