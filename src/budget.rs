@@ -159,7 +159,7 @@ impl Pool {
             self.bounds.give(limit - before);
         } else {
             self.bounds.owed.fetch_add(before - limit, Relaxed);
-            self.bounds.give(0);
+            self.bounds.pay();
         }
     }
 
@@ -191,9 +191,14 @@ fn most(limit: usize) -> usize {
 }
 
 impl Bounds {
-    /// Bytes come back, or become more; those that are owed go first.
+    /// Bytes come back, or become more.
     fn give(&self, bytes: usize) {
         self.room.add_permits(bytes);
+        self.pay();
+    }
+
+    /// Of what is there, what is owed goes; what somebody had gathered who waits no more came back by itself.
+    fn pay(&self) {
         if self.owed.load(Relaxed) > 0 {
             let owed = self.owed.swap(0, Relaxed);
             self.owed.fetch_add(owed - self.room.forget_permits(owed), Relaxed);
@@ -241,6 +246,7 @@ impl Share {
 
     /// Draws more, all or nothing; gives whether it was there.
     pub fn grow(&mut self, bytes: usize) -> bool {
+        self.pool.bounds.pay();
         let permit = u32::try_from(bytes).ok().and_then(|n| self.pool.bounds.room.try_acquire_many(n).ok());
         permit.is_some_and(|permit| {
             permit.forget();
@@ -257,6 +263,7 @@ impl Share {
         let waits = Waits::new(&bounds.waiting);
         let _turn = self.pool.turn.lock().await;
         loop {
+            bounds.pay();
             if bytes > *limit.borrow_and_update() {
                 return false;
             }

@@ -52,8 +52,8 @@ struct Arguments {
 enum Command {
     /// Run the gateway until SIGTERM, Ctrl-C, or until all bounded sources are delivered.
     ///
-    /// SIGHUP reads the configuration again: a right one is taken over, a wrong one told and left. SIGUSR1 writes to the log
-    /// what waits where, and what each process did.
+    /// SIGHUP reads the configuration again: a right one is taken over, and what did not change runs on; a wrong one is told and
+    /// left. SIGUSR1 writes to the log what waits where, and what each process did.
     ///
     /// Example: tidegate run configs/demo.jsonc
     Run {

@@ -18,6 +18,8 @@ mod pace;
 mod parts;
 mod pipeline;
 mod reload;
+#[cfg(test)]
+mod reload_tests;
 mod sink;
 #[cfg(test)]
 mod sink_tests;

@@ -140,6 +140,8 @@ pub(super) struct Live<'a> {
     pub view: Running,
     pub store: Store,
     pub failures: mpsc::Receiver<String>,
+    /// One that came in a change and is still to be looked at.
+    failure: Option<String>,
     pub orders: mpsc::Receiver<Asked>,
     /// As it runs.
     pub text: String,
@@ -169,6 +171,7 @@ impl<'a> Live<'a> {
             view,
             store,
             failures,
+            failure: None,
             orders,
             text,
             settings,
@@ -187,6 +190,9 @@ impl<'a> Live<'a> {
 
     /// Waits for what is to be done.
     pub async fn next(&mut self) -> anyhow::Result<Next> {
+        if let Some(failure) = self.failure.take() {
+            return Ok(Next::Failed(failure));
+        }
         let until = self.trial.as_ref().map(|trial| trial.until);
         let over = async {
             match until {
@@ -382,6 +388,13 @@ impl<'a> Live<'a> {
         match self.parts.swap(plan, &sum, Some(PATIENCE)).await {
             Ok(swapped) => {
                 (self.settings, self.before) = (settings, before);
+                // That one could not go on which is stopped by now is nothing to us any more.
+                while let Ok(failure) = self.failures.try_recv() {
+                    let of = |name: &String| failure.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':'));
+                    if !swapped.stopped.iter().any(of) {
+                        self.failure = Some(failure);
+                    }
+                }
                 let made = swapped.made.clone();
                 (Ok(swapped), made)
             }

@@ -152,7 +152,10 @@ impl Versions {
         (version.state, version.why) = (state, why.to_owned());
         match state {
             State::Confirmed => self.list.running = Some(number),
-            State::RolledBack if self.list.running == Some(number) => self.list.running = None,
+            State::RolledBack if self.list.running == Some(number) => {
+                let earlier = self.list.versions.iter().rev().filter(|v| v.number < number);
+                self.list.running = earlier.into_iter().find(|v| v.state == State::Confirmed).map(|v| v.number);
+            }
             _ => {}
         }
         self.list.rejected = left_in_file.then_some(number);

@@ -19,6 +19,7 @@ mod operate;
 mod outage;
 mod poison;
 mod refused;
+mod reload;
 mod rig;
 mod service;
 mod state;
