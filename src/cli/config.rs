@@ -158,7 +158,9 @@ fn version(which: &Which, number: Option<u32>) -> anyhow::Result<Value> {
             let running = if all["running"].is_null() { &all["version"] } else { &all["running"] };
             match running.as_u64().and_then(|number| u32::try_from(number).ok()) {
                 Some(number) => number,
-                None => bail!("no version of the configuration is known; the gateway keeps them from its first start on"),
+                None => {
+                    bail!("no version of the configuration is known; the gateway keeps them from its first start on")
+                }
             }
         }
     };

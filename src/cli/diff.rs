@@ -55,7 +55,8 @@ fn edits<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<Edit<'a>> {
         for i in (0..a.len()).rev() {
             for j in (0..b.len()).rev() {
                 let (down, right) = (common[(i + 1) * width + j], common[i * width + j + 1]);
-                common[i * width + j] = if a[i] == b[j] { common[(i + 1) * width + j + 1] + 1 } else { down.max(right) };
+                common[i * width + j] =
+                    if a[i] == b[j] { common[(i + 1) * width + j + 1] + 1 } else { down.max(right) };
             }
         }
         let (mut i, mut j) = (0, 0);
@@ -88,7 +89,11 @@ mod tests {
             ("a\nb\nc\n", "a\nx\nc\n", "@@ -1,3 +1,3 @@\n a\n-b\n+x\n c\n".into()),
             ("", "a\n", "@@ -0,0 +1,1 @@\n+a\n".into()),
             ("a\nb\na\nb\n", "b\na\nb\na\n", "@@ -1,4 +1,4 @@\n-a\n b\n a\n b\n+a\n".into()),
-            (&lines(1..30), &lines(1..30).replace("\n15\n", "\n"), "@@ -12,7 +12,6 @@\n 12\n 13\n 14\n-15\n 16\n 17\n 18\n".into()),
+            (
+                &lines(1..30),
+                &lines(1..30).replace("\n15\n", "\n"),
+                "@@ -12,7 +12,6 @@\n 12\n 13\n 14\n-15\n 16\n 17\n 18\n".into(),
+            ),
             (
                 &lines(1..30),
                 &lines(2..29),

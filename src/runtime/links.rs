@@ -51,7 +51,8 @@ impl Links {
 
     /// A part is gone, or begins anew: with all that belongs to it.
     pub fn forget(&self, name: &str) {
-        let of_it = |known: &str| known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']));
+        let of_it =
+            |known: &str| known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']));
         lock(&self.0.down).retain(|known, _| !of_it(known));
         lock(&self.0.held).retain(|known, _| !of_it(known));
     }

@@ -122,7 +122,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
     let mut parts = Parts::new(store.clone(), links.clone(), fatal, &settings.gateway.id, flow);
     parts.swap(plan, &sum, None).await.map_err(|failure| failure.why)?;
     if !stateless {
-        parts.settle().await?;
+        parts.settle().await;
     }
     let (gateway, since, config) = (settings.gateway.id.clone(), Instant::now(), Mutex::default());
     let (shown, store_path) = (Mutex::new(Shown::default()), PathBuf::from(&settings.store.path));

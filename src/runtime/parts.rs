@@ -102,6 +102,8 @@ pub(super) struct Parts {
     parts: BTreeMap<String, Part>,
     sources: JoinSet<()>,
     consumers: JoinSet<()>,
+    /// Consumers that may still hold places in topics which they read no more.
+    joined: BTreeSet<String>,
     /// Consumers and owners that are gone, as far as it was told.
     told: BTreeSet<String>,
     /// Some could not be stopped: nothing can be started in their place.
@@ -182,9 +184,9 @@ impl Parts {
         gateway: &str,
         before: Option<Arc<dyn Before>>,
     ) -> Parts {
-        let (parts, sources, consumers, told) = Default::default();
+        let (parts, sources, consumers, joined, told) = Default::default();
         let gateway = gateway.to_owned();
-        Parts { store, links, fatal, gateway, before, parts, sources, consumers, told, stuck: false }
+        Parts { store, links, fatal, gateway, before, parts, sources, consumers, joined, told, stuck: false }
     }
 
     /// Makes what runs what a configuration says. What is in both runs on. All consumers are registered before anything is
@@ -221,7 +223,7 @@ impl Parts {
     /// Gives the numbers of consumers, and adds the names of those that are new to the store to `made`. One that reads fewer
     /// topics than before keeps its place in all of them until [`Parts::settle`].
     async fn register(
-        &self,
+        &mut self,
         seats: &[Seat],
         patience: Option<Duration>,
         made: &mut Vec<String>,
@@ -244,6 +246,7 @@ impl Parts {
                 }
                 sleep(LATER).await;
             };
+            self.joined.insert(seat.name.clone());
             numbers.insert(seat.name.clone(), number);
         }
         Ok(numbers)
@@ -262,11 +265,18 @@ impl Parts {
     }
 
     /// What runs stays: a consumer that reads a topic no more gives its place in it up. Those that are gone are told.
-    pub async fn settle(&mut self) -> anyhow::Result<()> {
-        for seat in self.parts.values().flat_map(|part| &part.seats) {
-            self.store.consumer(&seat.name, &seat.topics, start_of(seat.start)).await?;
+    pub async fn settle(&mut self) {
+        let mut still = BTreeSet::new();
+        for seat in self.parts.values().flat_map(|part| &part.seats).filter(|seat| self.joined.contains(&seat.name)) {
+            // A disk that does not take it now is asked after the next change.
+            if self.store.consumer(&seat.name, &seat.topics, start_of(seat.start)).await.is_err() {
+                still.insert(seat.name.clone());
+            }
         }
-        self.warn_of_strangers().await
+        self.joined = still;
+        if let Err(error) = self.warn_of_strangers().await {
+            log::warn!("what is not in the configuration any more could not be looked for: {error:#}");
+        }
     }
 
     /// Forgets consumers that only a configuration had which has gone back.
@@ -410,7 +420,8 @@ impl Parts {
     }
 
     fn chains(&self) -> Vec<Arc<Chain>> {
-        let chains: Vec<_> = self.parts.values().flat_map(|part| &part.chains).map(|(chain, _)| chain.clone()).collect();
+        let chains: Vec<_> =
+            self.parts.values().flat_map(|part| &part.chains).map(|(chain, _)| chain.clone()).collect();
         in_order(chains, |chain| chain)
     }
 
@@ -433,7 +444,9 @@ impl Parts {
         }
         for (consumer, queued) in queued {
             if !self.told.contains(&consumer) {
-                log::warn!("`{consumer}` is not in the configuration any more; the store keeps its {queued} events for it");
+                log::warn!(
+                    "`{consumer}` is not in the configuration any more; the store keeps its {queued} events for it"
+                );
             }
             gone.insert(consumer);
         }

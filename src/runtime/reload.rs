@@ -1,8 +1,7 @@
 //! Another configuration for a gateway that runs: what is in both runs on, and one that does not stay goes back by itself.
 
 use super::{
-    Plan, Sum,
-    options,
+    Plan, Sum, options,
     parts::{Parts, Swapped},
     status::{Running, Shown},
     versions::{State, Versions, sum_of, write_file},
@@ -62,7 +61,8 @@ impl Origins {
         match self.wrong.first() {
             _ if sum == self.sum => None,
             Some(first) if sum == self.wrong_sum => {
-                let more = if self.wrong.len() > 1 { format!(", and {} more", self.wrong.len() - 1) } else { String::new() };
+                let more =
+                    if self.wrong.len() > 1 { format!(", and {} more", self.wrong.len() - 1) } else { String::new() };
                 Some(format!("the file was read and did not work; the one before goes on: {first}{more}"))
             }
             _ => Some("the file differs from what runs (`systemctl reload` takes it over)".into()),
@@ -235,7 +235,10 @@ impl<'a> Live<'a> {
     pub async fn obey(&mut self, asked: Asked) -> anyhow::Result<()> {
         let done = match asked.order {
             Order::Confirm => match self.confirm() {
-                Ok(changed) => self.parts.settle().await.map(|()| Ok(changed))?,
+                Ok(changed) => {
+                    self.parts.settle().await;
+                    Ok(changed)
+                }
                 Err(denied) => Err(denied),
             },
             Order::Apply { .. } if self.trial.is_some() => {
@@ -327,7 +330,7 @@ impl<'a> Live<'a> {
             }
             _ if same && base.is_some() => self.trial = base,
             _ => {
-                self.parts.settle().await?;
+                self.parts.settle().await;
                 self.parts.forget(&base.map_or_else(Vec::new, |base| base.made)).await;
             }
         }
@@ -390,7 +393,8 @@ impl<'a> Live<'a> {
                 (self.settings, self.before) = (settings, before);
                 // That one could not go on which is stopped by now is nothing to us any more.
                 while let Ok(failure) = self.failures.try_recv() {
-                    let of = |name: &String| failure.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':'));
+                    let of =
+                        |name: &String| failure.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':'));
                     if !swapped.stopped.iter().any(of) {
                         self.failure = Some(failure);
                     }
@@ -472,7 +476,8 @@ impl<'a> Live<'a> {
                     log::warn!("the configuration on trial stays, but {why}");
                     self.trial = None;
                 }
-                return self.parts.settle().await;
+                self.parts.settle().await;
+                return Ok(());
             }
             false => wrong.join("; "),
         };
@@ -492,7 +497,7 @@ impl<'a> Live<'a> {
         let Some(trial) = self.trial.take() else { return Ok(Err(Denied::Conflict("nothing is on trial".into()))) };
         let failed = std::mem::replace(&mut self.text, trial.text);
         self.undo(Some(trial.number), &failed, why, true, &trial.made).await?;
-        self.parts.settle().await?;
+        self.parts.settle().await;
         log::warn!("version {} of the configuration went back: {why}", trial.number);
         let version = self.versions.as_ref().and_then(Versions::running).map(|version| version.number);
         Ok(Ok(Changed { version, ..Changed::default() }))
@@ -510,7 +515,8 @@ impl<'a> Live<'a> {
         let (file, sum) = (self.origin.file.to_owned(), sum_of(&self.text));
         let store = self.versions.is_some().then(|| PathBuf::from(&self.settings.store.path));
         self.view.note(|known| {
-            let (wrong, wrong_sum) = if known.sum == sum { (known.wrong.clone(), known.wrong_sum.clone()) } else { Default::default() };
+            let (wrong, wrong_sum) =
+                if known.sum == sum { (known.wrong.clone(), known.wrong_sum.clone()) } else { Default::default() };
             *known = Origins { file, store, version, sum, wrong, wrong_sum, trial };
         });
     }

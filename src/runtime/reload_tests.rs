@@ -145,7 +145,10 @@ async fn what_cannot_be_taken_over_leaves_what_runs_or_brings_it_back() {
         let order = Order::Apply { text: text(source, sink, 2), within: None };
         live.obey(Asked { order, reply }).await.unwrap();
         let answer = answer.try_recv().unwrap();
-        assert!(matches!(&answer, Err(Denied::Failed(why)) if why.contains("a..b") || why.contains("`mark`")), "{answer:?}");
+        assert!(
+            matches!(&answer, Err(Denied::Failed(why)) if why.contains("a..b") || why.contains("`mark`")),
+            "{answer:?}"
+        );
         assert_eq!(fs::read_to_string(&file).unwrap(), right);
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         assert_eq!((begun("here"), begun("steady")), (1, 1), "{source}{sink}");

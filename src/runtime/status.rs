@@ -112,7 +112,11 @@ impl Running {
     /// What every process did since the start, with its pipeline.
     pub fn processes(&self) -> Vec<(String, Counts)> {
         let parts = self.0.parts();
-        parts.meters.iter().flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read()))).collect()
+        parts
+            .meters
+            .iter()
+            .flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read())))
+            .collect()
     }
 
     /// Writes to the log what every process did.

@@ -172,7 +172,9 @@ fn a_reload_every_two_seconds_under_load_loses_and_doubles_nothing() {
     for name in ["steady.ndjson", "through.ndjson", "extra.ndjson"] {
         let came = lines(dir.path(), name);
         // The one that is now there and now not begins with what there was, and misses nothing from then on.
-        let first = |n: &u64| name != "extra.ndjson" || came.range(n / 100_000_000 * 100_000_000..).next().is_some_and(|(f, _)| f <= n);
+        let first = |n: &u64| {
+            name != "extra.ndjson" || came.range(n / 100_000_000 * 100_000_000..).next().is_some_and(|(f, _)| f <= n)
+        };
         assert!(came.keys().eq(all.iter().filter(|n| first(n))), "{name}: {} of {} events", came.len(), all.len());
         let repeated: Vec<_> = came.values().filter(|events| events.len() > 1).collect();
         assert!(name != "steady.ndjson" || repeated.is_empty(), "{name}: {repeated:?}");
@@ -260,7 +262,9 @@ fn plain(web: u16, clouds: &[u16], confirm: &str) -> String {
     let sinks: Vec<String> = clouds
         .iter()
         .enumerate()
-        .map(|(n, cloud)| format!(r#""c{n}": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/{n}", "from": ["web"] }}"#))
+        .map(|(n, cloud)| {
+            format!(r#""c{n}": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/{n}", "from": ["web"] }}"#)
+        })
         .collect();
     format!(
         r#"{{ "gateway": {{ "id": "barn"{confirm} }},
@@ -320,7 +324,10 @@ fn what_is_not_confirmed_or_not_healthy_goes_back_by_itself() {
     // Not confirmed.
     let more = plain(web, &[cloud, cloud], "");
     let done = apply(dir.path(), &more, &["--confirm-within", "1s"]).unwrap();
-    assert_eq!((&done["version"], &done["started"][0], done["kept"].as_u64()), (&2.into(), &"sinks.c1".into(), Some(2)));
+    assert_eq!(
+        (&done["version"], &done["started"][0], done["kept"].as_u64()),
+        (&2.into(), &"sinks.c1".into(), Some(2))
+    );
     assert_eq!((file(dir.path()), states(dir.path())), (more.clone(), vec!["on trial".into(), "confirmed".to_owned()]));
     assert!(apply(dir.path(), &right, &[]).unwrap_err().contains("on trial"));
     post(web, 1);
@@ -376,7 +383,10 @@ fn a_kill_while_a_configuration_is_on_trial_takes_it_back() {
     let gateway = Gateway::start(dir.path(), &file(dir.path()), &[]);
     wait_for("it to go back", LONG, || gateway.log().contains("went back to version 1"));
     wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 1);
-    assert_eq!((file(dir.path()), states(dir.path())), (right.clone(), vec!["rolled back".into(), "running".to_owned()]));
+    assert_eq!(
+        (file(dir.path()), states(dir.path())),
+        (right.clone(), vec!["rolled back".into(), "running".to_owned()])
+    );
     wait_for_port(web);
     post(web, 1);
     wait_for("one sink", LONG, || upstream.events().len() == 1);
@@ -386,5 +396,27 @@ fn a_kill_while_a_configuration_is_on_trial_takes_it_back() {
     wait_for_port(web);
     wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 3);
     assert_eq!(file(dir.path()), more);
+    assert!(gateway.stop().success());
+}
+
+#[test]
+fn operators_find_the_gateway_where_its_settings_say_now() {
+    let (dir, web, admin) = (folder(), port(), port());
+    let text = |listen: &str| {
+        let plain = plain(web, &[port()], "");
+        plain.replacen("{ ", &format!(r#"{{ "admin": {{ "listen": "{listen}" }}, "#), 1)
+    };
+    let gateway = Gateway::start(dir.path(), &text("unix"), &[]);
+    wait_for_port(web);
+    wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 1);
+    let done = apply(dir.path(), &text(&format!("127.0.0.1:{admin}")), &[]).unwrap();
+    assert_eq!((&done["version"], &done["restarts"]), (&2.into(), &false.into()));
+    wait_for("the other listener", LONG, || status(dir.path())["config"]["version"] == 2);
+    // Another name of the gateway starts it again, as a whole and in the same process.
+    let other = text("unix").replace("barn", "house");
+    assert!(apply(dir.path(), &other, &["--confirm-within", "9s"]).unwrap_err().contains("cannot be tried"));
+    assert_eq!(apply(dir.path(), &other, &[]).unwrap()["restarts"], true);
+    wait_for("the other name", LONG, || status(dir.path())["gateway"] == "house");
+    assert_eq!(states(dir.path()), ["running", "confirmed", "confirmed"]);
     assert!(gateway.stop().success());
 }
