@@ -21,7 +21,7 @@ const LARGEST: u64 = 64 << 20;
 
 /// Asks the gateway of a configuration and gives its answer as JSON. An answer that is no success is an error that says why.
 pub fn ask(settings: &Settings, method: &str, target: &str) -> anyhow::Result<serde_json::Value> {
-    let reply = match running(settings, method, target, "")? {
+    let reply = match running(settings, method, target)? {
         Some(reply) => reply,
         None => stored(settings, method, target)?,
     };
@@ -35,7 +35,7 @@ pub fn ask_running(
     target: &str,
     text: &str,
 ) -> anyhow::Result<Option<serde_json::Value>> {
-    running(settings, method, target, text)?.map(|reply| value_of(&reply)).transpose()
+    tell(settings, method, target, text)?.map(|reply| value_of(&reply)).transpose()
 }
 
 fn value_of(reply: &Reply) -> anyhow::Result<serde_json::Value> {
@@ -49,8 +49,13 @@ fn value_of(reply: &Reply) -> anyhow::Result<serde_json::Value> {
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
-/// The answer of a gateway that runs; nothing if none does.
-fn running(settings: &Settings, method: &str, target: &str, text: &str) -> anyhow::Result<Option<Reply>> {
+/// The answer of a gateway that runs, whatever it is; nothing if none does.
+pub fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
+    tell(settings, method, target, "")
+}
+
+/// As that, with a text.
+fn tell(settings: &Settings, method: &str, target: &str, text: &str) -> anyhow::Result<Option<Reply>> {
     let connected = match &settings.admin.listen {
         Listen::Off => return Ok(None),
         Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {

@@ -1,6 +1,6 @@
 //! The configuration of a gateway, over the API: its versions, and another one.
 
-use super::{Call, Reply};
+use super::{Call, Reply, routes::Answer};
 use crate::runtime::{Changed, Denied, Order, Running, State, Version, Versions};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -8,15 +8,8 @@ use std::time::{Duration, Instant};
 /// Somebody who has not confirmed within a day will not.
 const LONGEST: u64 = 86_400;
 
-/// Whether a call brings a configuration as its body.
-pub(super) fn brings_text(method: &str, path: &str) -> bool {
-    (method, path) == ("POST", "/api/v1/config")
-}
-
-/// Whether a call is about the configuration: it may take as long as sinks take to stop.
-pub(super) fn is_about(path: &str) -> bool {
-    path.strip_prefix("/config").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
+/// Where it is asked for, and where one is handed over.
+pub(super) const PATH: &str = "/api/v1/config";
 
 /// All versions, the newest first, with what runs.
 pub fn history(versions: &Versions) -> Value {
@@ -55,28 +48,41 @@ pub(super) fn state(running: &Running) -> Value {
     json!({ "file": known.file, "version": known.version, "trial": trial, "differs": known.difference() })
 }
 
-pub(super) async fn answer(running: &Running, method: &str, path: &str, call: &Call) -> Result<Value, Reply> {
-    let rest = path.strip_prefix("/config").unwrap_or_default();
-    let order = match (method, rest) {
-        ("GET", "") => {
-            let mut all = state(running);
-            let history = history(&versions(running)?);
-            all["versions"] = history["versions"].clone();
-            return Ok(all);
-        }
-        ("GET", number) if number.len() > 1 => {
-            let number = number[1..].parse().map_err(|_| Reply::problem(400, "expected the number of a version"))?;
-            return version(&versions(running)?, number).map_err(|why| Reply::problem(404, &why));
-        }
-        ("POST", "") => {
-            let within = call.number("confirm")?.map(|seconds: u64| Duration::from_secs(seconds.clamp(1, LONGEST)));
-            Order::Apply { text: call.body().to_owned(), within }
-        }
-        ("POST", "/confirm") => Order::Confirm,
-        ("POST", "/rollback") => Order::Rollback(call.number("to")?),
-        _ => return Err(Reply::problem(405, "this method does nothing here")),
-    };
-    running.order(order).await.map(|changed| done(&changed)).map_err(refused)
+/// The versions, and what runs.
+pub(super) fn all(running: Option<&Running>) -> Answer {
+    let running = running.ok_or_else(none_runs)?;
+    let mut all = state(running);
+    all["versions"] = history(&versions(running)?)["versions"].clone();
+    Ok(Reply::json(&all))
+}
+
+/// One version.
+pub(super) fn one(running: Option<&Running>, call: &Call) -> Answer {
+    let running = running.ok_or_else(none_runs)?;
+    let number = call.number("number")?.unwrap_or_default();
+    version(&versions(running)?, number).map(|all| Reply::json(&all)).map_err(|why| Reply::problem(404, &why))
+}
+
+pub(super) async fn apply(running: Option<&Running>, call: &Call) -> Answer {
+    let within = call.number("confirm")?.map(|seconds: u64| Duration::from_secs(seconds.clamp(1, LONGEST)));
+    order(running, Order::Apply { text: call.body().to_owned(), within }).await
+}
+
+pub(super) async fn confirm(running: Option<&Running>) -> Answer {
+    order(running, Order::Confirm).await
+}
+
+pub(super) async fn rollback(running: Option<&Running>, call: &Call) -> Answer {
+    order(running, Order::Rollback(call.number("to")?)).await
+}
+
+async fn order(running: Option<&Running>, order: Order) -> Answer {
+    let changed = running.ok_or_else(none_runs)?.order(order).await;
+    changed.map(|changed| Reply::json(&done(&changed))).map_err(refused)
+}
+
+fn none_runs() -> Reply {
+    Reply::problem(409, "no gateway runs")
 }
 
 fn versions(running: &Running) -> Result<Versions, Reply> {

@@ -8,6 +8,8 @@ mod api;
 pub mod client;
 pub mod config;
 mod metrics;
+mod openapi;
+mod routes;
 mod token;
 
 pub use api::{Call, Desk, Reply};

@@ -233,6 +233,7 @@ impl<F: Future<Output = ()> + Send + 'static, M: Fn(Settings, Running) -> F + Se
 
     fn start(&mut self, settings: &Settings, view: &Running) {
         self.follow(settings, view);
+        self.0.spawn(status::tell_repeats());
         if std::io::stderr().is_terminal() {
             self.0.spawn(view.clone().print());
         }

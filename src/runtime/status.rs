@@ -20,6 +20,9 @@ use tokio::sync::{mpsc, oneshot};
 /// Four lines a minute.
 const EVERY: Duration = Duration::from_secs(15);
 
+/// How often lines of the log that came again and again are told.
+const REPEATS: Duration = Duration::from_secs(60);
+
 /// A gateway that runs, as operators see it; clones are the same.
 #[derive(Clone)]
 pub struct Running(Arc<View>);
@@ -50,6 +53,14 @@ pub(super) struct Shown {
 impl View {
     fn parts(&self) -> MutexGuard<'_, Shown> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells for ever how often lines of the log came again.
+pub(super) async fn tell_repeats() {
+    loop {
+        tokio::time::sleep(REPEATS).await;
+        log::logger().flush();
     }
 }
 
