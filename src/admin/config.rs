@@ -3,7 +3,7 @@
 use super::{Call, Reply, routes::Answer};
 use crate::runtime::{Changed, Denied, Order, Running, State, Version, Versions};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Somebody who has not confirmed within a day will not.
 const LONGEST: u64 = 86_400;
@@ -41,10 +41,7 @@ fn shown(version: &Version, running: Option<u32>) -> Value {
 /// What `status` says about it.
 pub(super) fn state(running: &Running) -> Value {
     let known = running.origins();
-    let trial = known.trial.map(|(until, must)| {
-        let left = until.saturating_duration_since(Instant::now()).as_secs();
-        json!({ "seconds_left": left, "to_be_confirmed": must })
-    });
+    let trial = known.trial().map(|(left, must)| json!({ "seconds_left": left, "to_be_confirmed": must }));
     json!({ "file": known.file, "version": known.version, "trial": trial, "differs": known.difference() })
 }
 

@@ -12,17 +12,15 @@ pub mod kinds;
 mod modbus;
 mod operate;
 mod process;
+mod run;
 mod serial;
 mod test;
 
 use crate::{
-    admin,
-    config::{self as configuration, Before, Catalogue, Problem},
+    config::{self as configuration, Catalogue, Problem},
     import,
     kind::{self, Process, Sink, Source},
-    logs, process as processes,
-    runtime::{self, Origin},
-    sinks, sources,
+    logs, process as processes, runtime, sinks, sources,
 };
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -310,7 +308,7 @@ pub fn main() -> ExitCode {
 
 fn execute(command: Command) -> ExitCode {
     match command {
-        Command::Run { file, stateless, .. } => gateway(&file, stateless),
+        Command::Run { file, stateless, .. } => run::gateway(&file, stateless),
         Command::Process { file, source } => {
             // Its warnings are about a gateway: what nobody reads, what goes nowhere.
             load(&file, |plan, _| process::run(plan, source.as_deref()))
@@ -395,38 +393,6 @@ fn passwd(rounds: u32) -> anyhow::Result<()> {
     print(&format!("{}\n", sources::mqtt_listen::hash_password(password, rounds)))
 }
 
-/// Runs the gateway, again whenever it is to start again as a whole.
-fn gateway(file: &Path, stateless: bool) -> ExitCode {
-    let origin = Origin { file, build: &|text, before| built(file, text, before) };
-    loop {
-        let (mut text, mut plan, mut warnings) = match configuration::read(file).map_err(|problem| vec![problem]) {
-            Err(problems) => return wrong(&problems),
-            Ok(text) => match built(file, &text, None) {
-                Err(problems) => return wrong(&problems),
-                Ok((plan, warnings)) => (text, plan, warnings),
-            },
-        };
-        let store = PathBuf::from(&plan.settings.store.path);
-        if let Some(instead) = (!stateless).then(|| runtime::at_start(file, &text, &store)).flatten() {
-            match built(file, &instead, None) {
-                Ok(built) => (text, (plan, warnings)) = (instead, built),
-                Err(problems) => show("the version before is not right any more: ", &problems),
-            }
-        }
-        show("warning: ", &warnings);
-        let face = move |settings, running| admin::serve(settings, running, stateless);
-        match block_on(runtime::run(plan, text, &origin, stateless, face)) {
-            Ok(runtime::End::Reload) => log::info!("starting again with `{}`", file.display()),
-            ended => return finish(ended.map(drop)),
-        }
-    }
-}
-
-fn wrong(problems: &[Problem]) -> ExitCode {
-    show("", problems);
-    ExitCode::from(BAD_CONFIGURATION)
-}
-
 /// As `load`, and shows the warnings.
 fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> ExitCode {
     load(file, |plan, warnings| {
@@ -437,16 +403,7 @@ fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> E
 
 /// What a configuration file says, with warnings; or all that is wrong with it.
 fn loaded(file: &Path) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
-    built(file, &configuration::read(file).map_err(|problem| vec![problem])?, None)
-}
-
-/// What a text says that stands, or is to stand, in a file.
-fn built(file: &Path, text: &str, before: Option<&Before>) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
-    let (plan, warnings) = configuration::load_after(file, text, &catalogue(), before)?;
-    match runtime::Sum::of(&plan) {
-        Ok(_) => Ok((plan, warnings)),
-        Err(why) => Err(vec![configuration::found(file, text, "gateway.memory", why)]),
-    }
+    run::built(file, &configuration::read(file).map_err(|problem| vec![problem])?, None)
 }
 
 /// Loads a configuration, shows what is wrong with it, and goes on if nothing is.

@@ -2,25 +2,20 @@
 
 use super::{
     LATER, Plan, STOP, Sum,
-    chain::{Around, Chain},
-    fields,
+    chain::Chain,
+    fresh::{Fresh, Make, Seat},
     links::Links,
     meter::Meter,
     names,
     notify::{self, Beat},
-    offload::Offload,
     pipeline::{Finish, Pipeline},
     quiet_end,
     sink::Outlet,
     source, start_of,
-    time::Time,
 };
 use crate::{
-    budget::Size,
-    config::{SinkPlan, SourcePlan, Start},
-    kind::{Before, Fields, Intake, Sink, Source},
+    kind::{Before, Intake},
     store::{Refusal, Step, Store},
-    systems::Mark,
 };
 use anyhow::{bail, ensure};
 use std::{
@@ -41,7 +36,7 @@ const FLUSH: Duration = Duration::from_secs(10);
 /// Sorts of parts, in the order of flow.
 const SORTS: [&str; 4] = ["sources.", "pipelines.", "sinks.", OFFLOAD];
 /// The part that carries events elsewhere.
-const OFFLOAD: &str = "store.disk.offload";
+pub(super) const OFFLOAD: &str = "store.disk.offload";
 
 /// Something of the configuration that runs on its own.
 struct Part {
@@ -52,26 +47,6 @@ struct Part {
     bounded: bool,
     chains: Vec<(Arc<Chain>, mpsc::Sender<oneshot::Sender<()>>)>,
     seats: Vec<Seat>,
-}
-
-/// What tells whether a part is as it was: its own configuration, and what else it is given.
-type Make = (Mark, String);
-
-/// A consumer as it registers.
-#[derive(Clone)]
-pub(super) struct Seat {
-    pub name: String,
-    topics: Vec<Arc<str>>,
-    start: Start,
-}
-
-/// What of a configuration does not run yet.
-#[derive(Default)]
-struct Fresh {
-    sources: Vec<(Make, SourcePlan<dyn Source>, Fields)>,
-    pipelines: Vec<(String, Make, Vec<Chain>)>,
-    sinks: Vec<(Make, SinkPlan<dyn Sink>)>,
-    offload: Option<(Make, Offload)>,
 }
 
 /// What a change of parts did.
@@ -93,10 +68,10 @@ pub(super) struct Failure {
 }
 
 pub(super) struct Parts {
-    store: Store,
-    links: Links,
+    pub store: Store,
+    pub links: Links,
     fatal: mpsc::Sender<String>,
-    gateway: String,
+    pub gateway: String,
     /// Without a store.
     before: Option<Arc<dyn Before>>,
     parts: BTreeMap<String, Part>,
@@ -108,71 +83,6 @@ pub(super) struct Parts {
     told: BTreeSet<String>,
     /// Some could not be stopped: nothing can be started in their place.
     stuck: bool,
-}
-
-impl Fresh {
-    /// Everything in a configuration that is not as it runs, and the names of what is.
-    fn of(plan: Plan, sum: &Sum, parts: &Parts) -> anyhow::Result<(Fresh, Vec<String>)> {
-        let (mut fresh, mut kept) = (Fresh::default(), Vec::new());
-        let mut runs = |name: &str, make: &Make| {
-            let runs = parts.parts.get(name).is_some_and(|part| part.make == *make);
-            kept.extend(runs.then(|| name.to_owned()));
-            runs
-        };
-        if let Some(to) = plan.settings.store.disk.offload.as_ref().filter(|_| parts.before.is_none()) {
-            let (mark, objects) = (plan.systems.mark(&to.to), plan.systems.objects(&to.to));
-            let make = (mark, format!("{} {}", to.to, to.prefix));
-            let objects = objects.map_err(|e| anyhow::anyhow!("{OFFLOAD}.to: {e}"))?;
-            if !runs(OFFLOAD, &make) {
-                let (store, links) = (parts.store.clone(), parts.links.clone());
-                fresh.offload = Some((make, Offload::new(store, objects, links, &to.prefix, &parts.gateway)));
-            }
-        }
-        for source in plan.sources {
-            let make = (source.mark, String::new());
-            if !runs(&format!("sources.{}", source.name), &make) {
-                let fields = fields(&source)?;
-                fresh.sources.push((make, source, fields));
-            }
-        }
-        let around = Around { time: Time::Steady, links: parts.links.clone(), lot: sum.lot, stand_in: None };
-        for pipeline in plan.pipelines {
-            let name = format!("pipelines.{}", pipeline.name);
-            let make = (pipeline.mark, format!("{} {:?}", sum.lot, pipeline.settings.state));
-            if !runs(&name, &make) {
-                fresh.pipelines.push((name, make, Chain::parts(pipeline, &around)));
-            }
-        }
-        for sink in plan.sinks {
-            let make = (sink.mark, format!("{:?}", sink.common.batch.bytes.map(Size::bytes)));
-            if !runs(&format!("sinks.{}", sink.name), &make) {
-                fresh.sinks.push((make, sink));
-            }
-        }
-        Ok((fresh, kept))
-    }
-
-    fn names(&self) -> Vec<String> {
-        let sources = self.sources.iter().map(|(_, source, _)| format!("sources.{}", source.name));
-        let sinks = self.sinks.iter().map(|(_, sink)| format!("sinks.{}", sink.name));
-        let pipelines = self.pipelines.iter().map(|(name, ..)| name.clone());
-        sources.chain(pipelines).chain(sinks).chain(self.offload.iter().map(|_| OFFLOAD.to_owned())).collect()
-    }
-
-    fn seats(&self) -> Vec<Seat> {
-        let chains = self.pipelines.iter().flat_map(|(.., chains)| chains);
-        chains.map(Seat::of_chain).chain(self.sinks.iter().map(|(_, sink)| Seat::of_sink(sink))).collect()
-    }
-}
-
-impl Seat {
-    fn of_chain(chain: &Chain) -> Seat {
-        Seat { name: chain.name.clone(), topics: names(&chain.from), start: chain.start }
-    }
-
-    fn of_sink(sink: &SinkPlan<dyn Sink>) -> Seat {
-        Seat { name: format!("sinks.{}", sink.name), topics: names(&sink.from), start: sink.common.start }
-    }
 }
 
 impl Parts {
@@ -408,6 +318,11 @@ impl Parts {
             part.stop.send_replace(true);
         }
         while self.consumers.join_next().await.is_some() {}
+    }
+
+    /// Whether a part runs that was made just so.
+    pub fn runs(&self, name: &str, make: &Make) -> bool {
+        self.parts.get(name).is_some_and(|part| part.make == *make)
     }
 
     pub fn stateless(&self) -> bool {

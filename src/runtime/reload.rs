@@ -2,6 +2,7 @@
 
 use super::{
     Plan, Sum, options,
+    order::{Asked, Changed, Denied, Order, Origin, Origins},
     parts::{Parts, Swapped},
     status::{Running, Shown},
     versions::{State, Versions, sum_of, write_file},
@@ -15,99 +16,12 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::sleep_until,
-};
+use tokio::{sync::mpsc, time::sleep_until};
 
 /// How long a disk is waited for that does not take a new consumer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The writer of a store that works answers sooner.
 const PROGRESS: Duration = Duration::from_secs(5);
-
-/// Where configurations come from.
-pub struct Origin<'a> {
-    pub file: &'a Path,
-    /// Makes a plan of a text, with what the one that runs lends; or tells everything that is wrong with it.
-    #[allow(clippy::type_complexity)]
-    pub build: &'a dyn Fn(&str, Option<&Before>) -> Result<(Plan, Vec<Problem>), Vec<Problem>>,
-}
-
-/// What is known of a gateway's configuration.
-#[derive(Clone, Default)]
-pub struct Origins {
-    pub file: PathBuf,
-    /// Where its store lies, and so its versions; `None` without a store.
-    pub store: Option<PathBuf>,
-    /// The number of the version that runs, if it could be written down.
-    pub version: Option<u32>,
-    /// Of its text.
-    pub(super) sum: String,
-    /// What was wrong with the file when it was read last, for that file.
-    wrong: Vec<String>,
-    wrong_sum: String,
-    /// Until when it is on trial, and whether it has to be confirmed.
-    pub trial: Option<(Instant, bool)>,
-}
-
-impl Origins {
-    /// How the file differs from what runs; nothing, if it does not.
-    pub fn difference(&self) -> Option<String> {
-        let text = match config::read(&self.file) {
-            Ok(text) => text,
-            Err(problem) => return Some(format!("the file is wrong: {problem}")),
-        };
-        let sum = sum_of(&text);
-        match self.wrong.first() {
-            _ if sum == self.sum => None,
-            Some(first) if sum == self.wrong_sum => {
-                let more =
-                    if self.wrong.len() > 1 { format!(", and {} more", self.wrong.len() - 1) } else { String::new() };
-                Some(format!("the file was read and did not work; the one before goes on: {first}{more}"))
-            }
-            _ => Some("the file differs from what runs (`systemctl reload` takes it over)".into()),
-        }
-    }
-}
-
-/// What an operator wants.
-pub enum Order {
-    /// This text in place of the configuration. With a time it goes back unless it is confirmed within that.
-    Apply { text: String, within: Option<Duration> },
-    /// What is on trial stays.
-    Confirm,
-    /// An earlier version, by its number; or the one before.
-    Rollback(Option<u32>),
-}
-
-pub(super) struct Asked {
-    pub order: Order,
-    pub reply: oneshot::Sender<Result<Changed, Denied>>,
-}
-
-/// What was done.
-#[derive(Debug, Default)]
-pub struct Changed {
-    pub version: Option<u32>,
-    pub started: Vec<String>,
-    pub stopped: Vec<String>,
-    /// How many parts run on as they did.
-    pub kept: usize,
-    /// The whole gateway starts again, in the same process: what changed cannot be changed otherwise.
-    pub restarts: bool,
-    pub warnings: Vec<String>,
-}
-
-/// Why nothing was.
-#[derive(Debug)]
-pub enum Denied {
-    /// The configuration is wrong: every problem.
-    Wrong(Vec<String>),
-    /// It is not the time for that.
-    Conflict(String),
-    /// It did not work, and the old one runs.
-    Failed(String),
-}
 
 /// A configuration that may go back.
 struct Trial {
@@ -319,24 +233,38 @@ impl<'a> Live<'a> {
             swapped.stopped,
             swapped.kept
         );
+        self.taken(tried, number, ordered.is_some(), (old, down, made), base).await;
+        self.show(number);
+        let Swapped { started, stopped, kept, .. } = swapped;
+        Ok(Ok(Changed { version: number, started, stopped, kept, restarts, warnings }))
+    }
+
+    /// It runs: on trial, with what comes back, what was down before and the consumers that only it has; or for good.
+    async fn taken(
+        &mut self,
+        tried: Option<Duration>,
+        number: Option<u32>,
+        must: bool,
+        (old, down, made): (String, BTreeSet<String>, Vec<String>),
+        base: Option<Trial>,
+    ) {
         match (tried, number) {
             (Some(within), Some(number)) => {
                 // What was on trial before never ran for good: what comes back is what ran before that.
                 let (text, mut all) = base.map_or((old, Vec::new()), |base| (base.text, base.made));
                 all.extend(made);
-                let (until, must) = (Instant::now() + within, ordered.is_some());
                 log::info!("on trial for {} s", within.as_secs());
+                let until = Instant::now() + within;
                 self.trial = Some(Trial { number, text, until, must, down, made: all });
             }
-            _ if same && base.is_some() => self.trial = base,
-            _ => {
-                self.parts.settle().await;
-                self.parts.forget(&base.map_or_else(Vec::new, |base| base.made)).await;
-            }
+            _ => match base {
+                Some(base) if number == Some(base.number) => self.trial = Some(base),
+                base => {
+                    self.parts.settle().await;
+                    self.parts.forget(&base.map_or_else(Vec::new, |base| base.made)).await;
+                }
+            },
         }
-        self.show(number);
-        let Swapped { started, stopped, kept, .. } = swapped;
-        Ok(Ok(Changed { version: number, started, stopped, kept, restarts, warnings }))
     }
 
     /// Writes down what is about to run, and, if it is ordered, over the file. Where nothing can come back, nothing is tried.

@@ -3,8 +3,9 @@
 use super::{
     Origin, Plan, Running, Sum, Versions,
     links::Links,
+    order::{Asked, Denied, Order},
     parts::Parts,
-    reload::{Asked, Denied, Live, Order},
+    reload::Live,
     status::{Shown, View},
 };
 use crate::{

@@ -4,7 +4,7 @@ use super::{
     links::Links,
     meter::{Counts, Meter},
     notify::Beat,
-    reload::{Asked, Changed, Denied, Order, Origins},
+    order::{Asked, Changed, Denied, Order, Origins},
 };
 use crate::{
     budget::Size,
