@@ -12,7 +12,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 /// A number of bytes, written `"64KiB"`, `"1MB"`, `"512"` or as a bare number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,18 +113,32 @@ impl fmt::Display for Span {
 /// waits or is refused.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    limit: usize,
-    room: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    bounds: Arc<Bounds>,
     /// Held by the one that waits for room; the others wait for this.
     turn: Arc<Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Bounds {
+    /// Who waits hears of a change: it may want more than there will ever be.
+    limit: watch::Sender<usize>,
+    room: Semaphore,
+    /// Bytes over the limit that are still drawn, after it was lowered: what comes back pays them first.
+    owed: AtomicUsize,
+    waiting: AtomicUsize,
 }
 
 impl Pool {
     /// At most 256 MiB on a machine of 32 bits.
     pub fn new(limit: usize) -> Self {
-        let limit = limit.min(Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize);
-        Pool { limit, room: Arc::new(Semaphore::new(limit)), waiting: Arc::default(), turn: Arc::default() }
+        let limit = most(limit);
+        let bounds = Bounds {
+            limit: watch::Sender::new(limit),
+            room: Semaphore::new(limit),
+            owed: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        };
+        Pool { bounds: Arc::new(bounds), turn: Arc::default() }
     }
 
     /// The same bytes, for one of those who share them: these take turns, however many wait for each.
@@ -134,17 +148,30 @@ impl Pool {
 
     /// Bytes in all.
     pub fn limit(&self) -> usize {
-        self.limit
+        *self.bounds.limit.borrow()
+    }
+
+    /// From now on so many bytes, here and for all who share them. What is drawn stays so until it comes back.
+    pub fn resize(&self, limit: usize) {
+        let (limit, before) = (most(limit), self.limit());
+        self.bounds.limit.send_if_modified(|known| std::mem::replace(known, limit) != limit);
+        if limit > before {
+            self.bounds.give(limit - before);
+        } else {
+            self.bounds.owed.fetch_add(before - limit, Relaxed);
+            self.bounds.pay();
+        }
     }
 
     /// Bytes that are drawn.
     pub fn used(&self) -> usize {
-        self.limit - self.room.available_permits().min(self.limit)
+        let all = self.limit() + self.bounds.owed.load(Relaxed);
+        all.saturating_sub(self.bounds.room.available_permits())
     }
 
     /// Whether somebody waits.
     pub fn is_wanted(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
+        self.bounds.waiting.load(Relaxed) > 0
     }
 
     /// Nothing yet, to be grown.
@@ -159,6 +186,26 @@ impl Pool {
     }
 }
 
+fn most(limit: usize) -> usize {
+    limit.min(Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize)
+}
+
+impl Bounds {
+    /// Bytes come back, or become more.
+    fn give(&self, bytes: usize) {
+        self.room.add_permits(bytes);
+        self.pay();
+    }
+
+    /// Of what is there, what is owed goes; what somebody had gathered who waits no more came back by itself.
+    fn pay(&self) {
+        if self.owed.load(Relaxed) > 0 {
+            let owed = self.owed.swap(0, Relaxed);
+            self.owed.fetch_add(owed - self.room.forget_permits(owed), Relaxed);
+        }
+    }
+}
+
 /// What sources draw from, each for its own: so that neither idle connections nor what is kept for absent clients takes the
 /// room that events need to come in.
 #[derive(Clone, Debug)]
@@ -169,6 +216,13 @@ pub struct Pools {
     pub kept: Pool,
     /// Requests, packets and batches until the disk has them.
     pub events: Pool,
+}
+
+impl Pools {
+    /// All of them, in their order.
+    pub fn each(&self) -> [&Pool; 3] {
+        [&self.connections, &self.kept, &self.events]
+    }
 }
 
 impl Default for Pools {
@@ -192,7 +246,8 @@ impl Share {
 
     /// Draws more, all or nothing; gives whether it was there.
     pub fn grow(&mut self, bytes: usize) -> bool {
-        let permit = u32::try_from(bytes).ok().and_then(|n| self.pool.room.try_acquire_many(n).ok());
+        self.pool.bounds.pay();
+        let permit = u32::try_from(bytes).ok().and_then(|n| self.pool.bounds.room.try_acquire_many(n).ok());
         permit.is_some_and(|permit| {
             permit.forget();
             self.bytes += bytes;
@@ -203,18 +258,28 @@ impl Share {
     /// As `grow`, but waits until it is there, in the order of asking, those who are apart in turns; what is more than the whole pool never is. Dropping
     /// the future draws nothing.
     pub async fn wait(&mut self, bytes: usize) -> bool {
-        if bytes > self.pool.limit {
-            return false;
-        }
-        let waits = Waits::new(&self.pool.waiting);
+        let bounds = &*self.pool.bounds;
+        let mut limit = bounds.limit.subscribe();
+        let waits = Waits::new(&bounds.waiting);
         let _turn = self.pool.turn.lock().await;
-        let permit = self.pool.room.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
-        drop(waits);
-        permit.is_ok_and(|permit| {
-            permit.forget();
-            self.bytes += bytes;
-            true
-        })
+        loop {
+            bounds.pay();
+            if bytes > *limit.borrow_and_update() {
+                return false;
+            }
+            tokio::select! {
+                biased;
+                permit = bounds.room.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)) => {
+                    drop(waits);
+                    return permit.is_ok_and(|permit| {
+                        permit.forget();
+                        self.bytes += bytes;
+                        true
+                    });
+                }
+                _ = limit.changed() => {}
+            }
+        }
     }
 
     /// Takes over what another has drawn from the same pool.
@@ -225,7 +290,7 @@ impl Share {
     /// Gives back what is over so many bytes.
     pub fn shrink(&mut self, bytes: usize) {
         if self.bytes > bytes {
-            self.pool.room.add_permits(self.bytes - bytes);
+            self.pool.bounds.give(self.bytes - bytes);
             self.bytes = bytes;
         }
     }
@@ -369,6 +434,29 @@ mod tests {
         assert_eq!((pool.used(), pool.is_wanted()), (30, false), "who stopped waiting has nothing");
         drop(one);
         assert_eq!(pool.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_pool_can_be_resized_under_those_who_draw_from_it() {
+        let pool = Pool::new(100);
+        let (one, mut other) = (pool.draw(60).unwrap(), pool.share());
+        {
+            let waits = other.wait(90);
+            tokio::pin!(waits);
+            assert!(soon(&mut waits).await.is_none());
+            pool.resize(50);
+            assert_eq!(soon(&mut waits).await, Some(false), "there will never be as much");
+        }
+        assert_eq!((pool.limit(), pool.used()), (50, 60));
+        assert!(pool.draw(1).is_none());
+        drop(one);
+        assert_eq!((pool.used(), pool.draw(51).is_none(), pool.draw(50).is_some()), (0, true, true));
+        let held = pool.draw(50).unwrap();
+        pool.resize(40);
+        pool.resize(80);
+        assert_eq!((pool.used(), pool.draw(31).is_none(), pool.draw(30).is_some()), (50, true, true));
+        drop(held);
+        assert_eq!((pool.used(), pool.draw(81).is_none(), pool.draw(80).is_some()), (0, true, true));
     }
 
     async fn soon<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {

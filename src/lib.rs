@@ -13,6 +13,11 @@
 //! crash anywhere repeats, for each reader, the batch in flight and what was done in those 200 ms: inside the gateway nothing
 //! shows of it, since outputs and cursor are one transaction; outside, a repeat carries the same id.
 //!
+//! Another configuration changes what runs part by part: a part whose own text, with what it refers to, is as it was runs on.
+//! All consumers are registered before anything is touched; then what is gone stops in the order of flow, and what is new
+//! starts against it. So no event finds itself without a reader, and who has not changed notices nothing. One on trial
+//! goes back by itself: what ran before is written down first.
+//!
 //! # The words
 //!
 //! An *event* has an id, a topic, a key, a priority, times, and a body: one JSON object. A *topic* is a named stream of
@@ -43,7 +48,8 @@
 //! - [`sources`], [`process`] and [`sinks`] have one file (or folder) a kind, and the list of all in `mod.rs`.
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
 //! - [`import`] makes a configuration out of one of Agglo's, the system whose ideas these are.
-//! - [`runtime`] starts them, tries again what failed, and stops all in the order of flow.
+//! - [`runtime`] starts them, tries again what failed, and stops all in the order of flow. `parts` are what can be started and
+//!   stopped alone, `reload` makes them those of another configuration, `versions` keeps what ran.
 //! - [`admin`] is how operators see and steer a running gateway: health, metrics, status, dead letters.
 //! - [`cli`] is the command line.
 //!

@@ -1,7 +1,7 @@
 //! What is asked and answered, whoever asks: HTTP, or the command line on a store whose gateway does not run.
 
 use super::{
-    metrics,
+    config, metrics,
     routes::{self, Answer, Route, To},
 };
 use crate::{
@@ -30,6 +30,7 @@ pub struct Call {
     route: Result<&'static Route, u16>,
     /// What stands for the parts in braces of the route, and the parameters of the query.
     given: BTreeMap<String, String>,
+    body: String,
 }
 
 impl Call {
@@ -46,7 +47,25 @@ impl Call {
             given.extend(parts.iter().filter_map(|(name, part)| Some(((*name).into(), decode(part)?.into_owned()))));
             route
         });
-        Call { route, given }
+        Call { route, given, body: String::new() }
+    }
+
+    /// The same, with a text.
+    pub fn with_body(self, body: String) -> Call {
+        Call { body, ..self }
+    }
+
+    /// Whether it is about the configuration; and whether it brings one.
+    pub(super) fn is_about_config(&self) -> bool {
+        self.route.is_ok_and(|route| route.path.starts_with(config::PATH))
+    }
+
+    pub(super) fn brings_text(&self) -> bool {
+        self.route.is_ok_and(|route| (route.method, route.path) == ("POST", config::PATH))
+    }
+
+    pub(super) fn body(&self) -> &str {
+        &self.body
     }
 
     /// Whether it needs no token; `far`: other machines reach the listener.
@@ -117,6 +136,11 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// The gateway that runs.
+    pub(super) fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
+    }
+
     /// Of a gateway that runs.
     pub fn of(running: Running) -> Desk {
         Desk { store: running.store().clone(), running: Some(running), turn: Mutex::default() }
@@ -129,7 +153,9 @@ impl Desk {
 
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
-        let _turn = if call.is_open(false) { None } else { Some(self.turn.lock().await) };
+        // To change the configuration may take as long as sinks take to stop.
+        let apart = call.is_open(false) || call.is_about_config();
+        let _turn = if apart { None } else { Some(self.turn.lock().await) };
         let route = match call.route {
             Ok(route) => route,
             Err(405) => return Reply::problem(405, "this method does nothing here"),
@@ -192,6 +218,7 @@ impl Desk {
                 .map(|(name, reason, seconds)| json!({ "name": name, "reason": reason, "seconds": seconds }))
                 .collect();
             all["held"] = held.collect();
+            all["config"] = config::state(running);
         }
         Ok(Reply::json(&all))
     }

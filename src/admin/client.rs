@@ -26,6 +26,20 @@ pub fn ask(settings: &Settings, method: &str, target: &str) -> anyhow::Result<se
         Some(reply) => reply,
         None => stored(settings, method, target)?,
     };
+    value_of(&reply)
+}
+
+/// As `ask`, with a text, but only of a gateway that runs.
+pub fn ask_running(
+    settings: &Settings,
+    method: &str,
+    target: &str,
+    text: &str,
+) -> anyhow::Result<Option<serde_json::Value>> {
+    tell(settings, method, target, text)?.map(|reply| value_of(&reply)).transpose()
+}
+
+fn value_of(reply: &Reply) -> anyhow::Result<serde_json::Value> {
     let value: serde_json::Value = serde_json::from_slice(&reply.body).context("the answer is not JSON")?;
     if reply.status >= 300 {
         bail!("{}", value["detail"].as_str().unwrap_or("the gateway refused"));
@@ -38,6 +52,11 @@ impl<S: Read + Write> Stream for S {}
 
 /// The answer of a gateway that runs, whatever it is; nothing if none does.
 pub fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
+    tell(settings, method, target, "")
+}
+
+/// As that, with a text.
+fn tell(settings: &Settings, method: &str, target: &str, text: &str) -> anyhow::Result<Option<Reply>> {
     let connected = match &settings.admin.listen {
         Listen::Off => return Ok(None),
         Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {
@@ -59,9 +78,11 @@ pub fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Resul
     };
     let token = token(settings)?;
     let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        text.len()
     );
     stream.write_all(head.as_bytes())?;
+    stream.write_all(text.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LARGEST).read_to_end(&mut answer).context("the gateway's admin listener")?;
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no answer of the gateway")?;

@@ -7,6 +7,7 @@
 mod api;
 mod change;
 pub mod client;
+pub mod config;
 mod look;
 mod metrics;
 mod openapi;
@@ -18,6 +19,7 @@ use token::Brake;
 pub use token::token;
 
 use crate::{
+    budget::Share,
     clock,
     config::{AdminTls, Listen, Settings},
     runtime::Running,
@@ -25,10 +27,10 @@ use crate::{
     systems::tls::{self, ServerTls},
 };
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body, Incoming},
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -60,6 +62,8 @@ const HEAD: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(120);
 /// Bytes of a request's line and headers.
 const MAX_HEAD: usize = 16 << 10;
+/// Bytes of a configuration, as of its file.
+const LARGEST_TEXT: usize = 4 << 20;
 /// Wait after a failed accept, or before the listener is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -180,7 +184,7 @@ async fn greet(stream: Box<dyn Stream>, acceptor: Option<TlsAcceptor>, counter: 
 async fn converse(stream: Box<dyn Stream>, counter: Arc<Counter>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let counter = counter.clone();
-        async move { Ok::<_, Infallible>(counter.respond(&request).await) }
+        async move { Ok::<_, Infallible>(counter.respond(request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_header_size(MAX_HEAD);
@@ -188,7 +192,7 @@ async fn converse(stream: Box<dyn Stream>, counter: Arc<Counter>) {
 }
 
 impl Counter {
-    async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let uri = request.uri();
         let call = Call::new(request.method().as_str(), uri.path(), uri.query().unwrap_or_default());
         let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -197,6 +201,10 @@ impl Counter {
             sleep(self.brake.wrong(clock::mono_ms())).await;
         }
         let reply = match known {
+            true if call.brings_text() => match text_of(request, &self.desk).await {
+                Ok((text, _share)) => self.desk.answer(&call.with_body(text)).await,
+                Err(reply) => reply,
+            },
             true => self.desk.answer(&call).await,
             false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
         };
@@ -205,4 +213,18 @@ impl Counter {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.media));
         response
     }
+}
+
+/// The text that a request brings, drawn from what sources share: so it takes no more memory than there is.
+async fn text_of(request: Request<Incoming>, desk: &Desk) -> Result<(String, Option<Share>), Reply> {
+    let size = request.body().size_hint().exact().ok_or_else(|| Reply::problem(411, "expected `Content-Length`"))?;
+    let size = usize::try_from(size).ok().filter(|size| *size <= LARGEST_TEXT);
+    let size = size.ok_or_else(|| Reply::problem(413, "a configuration has at most 4 MiB"))?;
+    let share = desk.running().map(|running| running.store().pools().events.draw(size));
+    if matches!(share, Some(None)) {
+        return Err(Reply::problem(503, "there is no memory for this now (`gateway.memory`)"));
+    }
+    let bytes = request.into_body().collect().await.map_err(|error| Reply::problem(400, &error.to_string()))?;
+    let text = String::from_utf8(bytes.to_bytes().to_vec()).map_err(|_| Reply::problem(400, "not UTF-8"))?;
+    Ok((text, share.flatten()))
 }

@@ -1,6 +1,6 @@
 //! What can be asked: one row for each question. From it requests are answered, and the OpenAPI document is written.
 
-use super::{Call, Desk, Reply, openapi};
+use super::{Call, Desk, Reply, config, openapi};
 use std::{future::ready, pin::Pin};
 
 /// An answer, or a refusal.
@@ -231,6 +231,46 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[("level", "`off`, `error`, `warn`, `info`, `debug` or `trace`")],
         to: To::Operator,
         work: |desk, call| Box::pin(ready(desk.log_level(call))),
+    },
+    Route {
+        method: "GET",
+        path: config::PATH,
+        about: "the versions of the configuration, which runs, and how the file differs",
+        query: &[],
+        to: To::Operator,
+        work: |desk, _| Box::pin(ready(config::all(desk.running()))),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/config/{number}",
+        about: "a version of the configuration, with its text",
+        query: &[],
+        to: To::Operator,
+        work: |desk, call| Box::pin(ready(config::one(desk.running(), call))),
+    },
+    Route {
+        method: "POST",
+        path: config::PATH,
+        about: "another configuration, the text in the body: checked, written over the file, taken over",
+        query: &[("confirm", "seconds after which it goes back, unless it is confirmed")],
+        to: To::Operator,
+        work: |desk, call| Box::pin(config::apply(desk.running(), call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/config/confirm",
+        about: "the configuration on trial stays",
+        query: &[],
+        to: To::Operator,
+        work: |desk, _| Box::pin(config::confirm(desk.running())),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/config/rollback",
+        about: "an earlier configuration",
+        query: &[("to", "the number of its version; the one before without it")],
+        to: To::Operator,
+        work: |desk, call| Box::pin(config::rollback(desk.running(), call)),
     },
 ];
 

@@ -3,6 +3,8 @@
 mod board;
 mod bundle;
 mod change;
+mod config;
+mod diff;
 mod doctor;
 mod gpio;
 mod i2c;
@@ -11,12 +13,12 @@ pub mod kinds;
 mod modbus;
 mod operate;
 mod process;
+mod run;
 mod serial;
 mod test;
 
 use crate::{
-    admin,
-    config::{self, Catalogue, Problem},
+    config::{self as configuration, Catalogue, Problem},
     import,
     kind::{self, Process, Sink, Source},
     logs, process as processes, runtime, sinks, sources,
@@ -53,8 +55,8 @@ struct Arguments {
 enum Command {
     /// Run the gateway until SIGTERM, Ctrl-C, or until all bounded sources are delivered.
     ///
-    /// SIGHUP reads the configuration again: a right one is taken over, a wrong one told and left. SIGUSR1 writes to the log
-    /// what waits where, and what each process did.
+    /// SIGHUP reads the configuration again: a right one is taken over, and what did not change runs on; a wrong one is told and
+    /// left. SIGUSR1 writes to the log what waits where, and what each process did.
     ///
     /// Example: tidegate run configs/demo.jsonc
     Run {
@@ -171,6 +173,11 @@ enum Command {
     Dead(operate::Dead),
     #[command(flatten)]
     Change(change::Change),
+    /// Change the configuration of a running gateway: apply, confirm, roll back; and its versions: log, show, diff.
+    ///
+    /// Example: tidegate config log
+    #[command(subcommand)]
+    Config(config::Config),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -304,7 +311,7 @@ pub fn main() -> ExitCode {
 
 fn execute(command: Command) -> ExitCode {
     match command {
-        Command::Run { file, stateless, .. } => gateway(&file, stateless),
+        Command::Run { file, stateless, .. } => run::gateway(&file, stateless),
         Command::Process { file, source } => {
             // Its warnings are about a gateway: what nobody reads, what goes nowhere.
             load(&file, |plan, _| process::run(plan, source.as_deref()))
@@ -335,6 +342,7 @@ fn execute(command: Command) -> ExitCode {
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
         Command::Change(what) => finish(change::run(&what)),
+        Command::Config(what) => finish(config::run(&what)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))
                 .map_err(anyhow::Error::msg)
@@ -355,13 +363,13 @@ fn execute(command: Command) -> ExitCode {
         Command::ImportBinge { file } => import_binge(&file),
         Command::Serial(command) => finish(serial::run(command)),
         Command::Init { r#use, output, force } => finish(init::init(r#use.as_deref(), output.as_deref(), force)),
-        Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
+        Command::Schema => finish(print(&format!("{:#}\n", configuration::schema(&catalogue())))),
     }
 }
 
 /// Shows the imported configuration, or everything that is in its way.
 fn import_binge(file: &Path) -> ExitCode {
-    let text = match config::read(file) {
+    let text = match configuration::read(file) {
         Ok(text) => text,
         Err(problem) => return finish(Err(problem.into())),
     };
@@ -389,31 +397,6 @@ fn passwd(rounds: u32) -> anyhow::Result<()> {
     print(&format!("{}\n", sources::mqtt_listen::hash_password(password, rounds)))
 }
 
-/// Runs the gateway, again whenever it is to read its configuration again.
-fn gateway(file: &Path, stateless: bool) -> ExitCode {
-    // A wrong configuration is told, and the gateway goes on with the one it has.
-    let right = || {
-        let wrong = loaded(file).err();
-        if let Some(problems) = &wrong {
-            log::error!("the configuration is wrong; going on with the old one");
-            show("", problems);
-        }
-        wrong.is_none()
-    };
-    loop {
-        let mut end = runtime::End::Done;
-        let code = start(file, |plan| {
-            let settings = plan.settings.clone();
-            end = block_on(runtime::run(plan, stateless, right, |running| admin::serve(settings, running, stateless)))?;
-            Ok(())
-        });
-        if end == runtime::End::Done {
-            return code;
-        }
-        log::info!("reading `{}` again", file.display());
-    }
-}
-
 /// As `load`, and shows the warnings.
 fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> ExitCode {
     load(file, |plan, warnings| {
@@ -424,12 +407,7 @@ fn start(file: &Path, go: impl FnOnce(runtime::Plan) -> anyhow::Result<()>) -> E
 
 /// What a configuration file says, with warnings; or all that is wrong with it.
 fn loaded(file: &Path) -> Result<(runtime::Plan, Vec<Problem>), Vec<Problem>> {
-    let text = config::read(file).map_err(|problem| vec![problem])?;
-    let (plan, warnings) = config::load(file, &text, &catalogue())?;
-    match runtime::Sum::of(&plan) {
-        Ok(_) => Ok((plan, warnings)),
-        Err(why) => Err(vec![config::found(file, &text, "gateway.memory", why)]),
-    }
+    run::built(file, &configuration::read(file).map_err(|problem| vec![problem])?, None)
 }
 
 /// Loads a configuration, shows what is wrong with it, and goes on if nothing is.
@@ -495,6 +473,6 @@ mod tests {
 
     #[test]
     fn the_catalogue_keeps_its_own_rules() {
-        assert_eq!(config::flaws(&catalogue()), Vec::<String>::new());
+        assert_eq!(configuration::flaws(&catalogue()), Vec::<String>::new());
     }
 }

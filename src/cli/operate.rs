@@ -1,7 +1,10 @@
 //! `tidegate status`, `logs`, `ledger` and `dead`: what an operator sees and does.
 
 use super::{Format, columns, print};
-use crate::{admin::client, config};
+use crate::{
+    admin::client,
+    config::{self, Settings},
+};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -116,11 +119,17 @@ impl Which {
         Format::of(&self.format)
     }
 
-    pub(super) fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+    /// The gateway's own settings, and the text of the file.
+    pub(super) fn settings(&self) -> anyhow::Result<(Settings, String)> {
         let problem = |problem: config::Problem| anyhow::anyhow!("{problem}");
         let text =
             config::read(&self.config).map_err(problem).context("say which configuration with `--config FILE`")?;
         let settings = config::settings(&self.config, &text).map_err(|mut problems| problem(problems.remove(0)))?;
+        Ok((settings, text))
+    }
+
+    pub(super) fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+        let (settings, _) = self.settings()?;
         let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
         let mark = if pairs.is_empty() { "" } else { "?" };
         client::ask(&settings, method, &format!("/api/v1{path}{mark}{}", pairs.join("&")))
@@ -245,6 +254,7 @@ pub(super) fn status(which: &Which) -> anyhow::Result<()> {
         for down in answer["down"].as_array().into_iter().flatten() {
             text += &format!("down for {} s: {}: {}\n", down["seconds"], cell(&down["name"]), cell(&down["reason"]));
         }
+        text += &about_config(&answer["config"]);
         for name in answer["paused"].as_array().into_iter().flatten() {
             text += &format!("paused: {}\n", cell(name));
         }
@@ -253,4 +263,20 @@ pub(super) fn status(which: &Which) -> anyhow::Result<()> {
         }
         text + "\n" + &table(&answer["consumers"])
     })
+}
+
+/// Which version of the configuration runs, if there is something to say about it.
+fn about_config(config: &Value) -> String {
+    let mut text = String::new();
+    if let Some(left) = config["trial"]["seconds_left"].as_u64() {
+        let how = match config["trial"]["to_be_confirmed"] == json!(true) {
+            true => "goes back, unless `tidegate config confirm` says otherwise,",
+            false => "goes back if something new is down",
+        };
+        text += &format!("configuration {}: on trial, {how} in {left} s\n", config["version"]);
+    }
+    if let Some(difference) = config["differs"].as_str() {
+        text += &format!("configuration {}: {}\n", cell(&config["file"]), cell(&json!(difference)));
+    }
+    text
 }

@@ -7,6 +7,7 @@ mod checks;
 mod cron;
 mod flaws;
 mod interpolate;
+mod mark;
 mod outgoing;
 mod plan;
 pub(crate) mod report;
@@ -24,7 +25,7 @@ pub use cases::{Case, CaseStep};
 pub use cron::{Cron, Zone};
 pub use flaws::flaws;
 pub use outgoing::{Budget, Drain, Late, Window};
-pub use plan::{Catalogue, PipelinePlan, Plan, ProcessPlan, SinkPlan, SourcePlan, late_topic};
+pub use plan::{Before, Catalogue, PipelinePlan, Plan, ProcessPlan, SinkPlan, SourcePlan, late_topic};
 pub use report::Problem;
 pub(crate) use rules::sort;
 pub(crate) use schema::common_fields;
@@ -68,7 +69,19 @@ pub fn load<S: ?Sized, P: ?Sized, K: ?Sized>(
     text: &str,
     catalogue: &Catalogue<'_, S, P, K>,
 ) -> Result<(Plan<S, P, K>, Vec<Problem>), Vec<Problem>> {
-    load_with(file, text, catalogue, &|reference| interpolate::resolve(reference, &|name| std::env::var_os(name)))
+    load_after(file, text, catalogue, None)
+}
+
+/// As `load`, for a gateway that runs: systems that are as they were `before` are the same ones.
+#[allow(clippy::type_complexity)]
+pub fn load_after<S: ?Sized, P: ?Sized, K: ?Sized>(
+    file: &Path,
+    text: &str,
+    catalogue: &Catalogue<'_, S, P, K>,
+    before: Option<&Before>,
+) -> Result<(Plan<S, P, K>, Vec<Problem>), Vec<Problem>> {
+    let outside = |reference: &str| interpolate::resolve(reference, &|name| std::env::var_os(name));
+    build(file, text, catalogue, before, &outside)
 }
 
 /// A problem that what `load` gave turned out to have, at its place in the text.
@@ -80,11 +93,23 @@ pub fn found(file: &Path, text: &str, path: &str, message: String) -> Problem {
     report.place(&Finding { path: path.to_owned(), at, message })
 }
 
+/// As `load`, with other references.
 #[allow(clippy::type_complexity)]
 fn load_with<S: ?Sized, P: ?Sized, K: ?Sized>(
     file: &Path,
     text: &str,
     catalogue: &Catalogue<'_, S, P, K>,
+    outside: Outside<'_>,
+) -> Result<(Plan<S, P, K>, Vec<Problem>), Vec<Problem>> {
+    build(file, text, catalogue, None, outside)
+}
+
+#[allow(clippy::type_complexity)]
+fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
+    file: &Path,
+    text: &str,
+    catalogue: &Catalogue<'_, S, P, K>,
+    before: Option<&Before>,
     outside: Outside<'_>,
 ) -> Result<(Plan<S, P, K>, Vec<Problem>), Vec<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -94,7 +119,7 @@ fn load_with<S: ?Sized, P: ?Sized, K: ?Sized>(
             report.add(finding);
         }
         checks::check(&root, &mut report);
-        plan::build(&root, catalogue, &mut report)
+        plan::build(&root, catalogue, before, &mut report)
     });
     let (warnings, errors) = report.finish();
     match plan {

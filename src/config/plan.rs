@@ -9,7 +9,7 @@ use super::settings::{Attempts, OnFail, PipelineSettings, ProcessCommon, Setting
 use super::tree::{Content, Field, Node};
 use crate::expr::Expr;
 use crate::kind::{Kind, Params, ParamsError, Scope, decode, side_topic};
-use crate::systems::{System, Systems};
+use crate::systems::{Mark, System, Systems, modbus::Buses};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -31,6 +31,13 @@ pub struct Plan<S: ?Sized, P: ?Sized, K: ?Sized> {
     pub sinks: Vec<SinkPlan<K>>,
     /// Those that the others were given.
     pub systems: Systems,
+    pub buses: Buses,
+}
+
+/// What a configuration that runs lends to the one that comes after it.
+pub struct Before {
+    pub systems: Systems,
+    pub buses: Buses,
 }
 
 /// A source; its topic has its name.
@@ -38,6 +45,7 @@ pub struct SourcePlan<S: ?Sized> {
     pub name: String,
     pub kind: &'static str,
     pub common: SourceCommon,
+    pub mark: Mark,
     pub source: Box<S>,
 }
 
@@ -47,6 +55,7 @@ pub struct PipelinePlan<P: ?Sized> {
     /// As in the file; `on_fail` and `retry` are those of the processes already.
     pub settings: PipelineSettings,
     pub processes: Vec<ProcessPlan<P>>,
+    pub mark: Mark,
     /// Topics that it writes besides its own: those of `on_fail` and of processes with `"to": { "topic": … }`.
     pub writes: Vec<String>,
     /// Sinks that a process gives copies to, with the topic between them.
@@ -71,6 +80,7 @@ pub struct SinkPlan<K: ?Sized> {
     /// make for it, then what is late for other sinks; none twice.
     pub from: Vec<String>,
     pub common: SinkCommon,
+    pub mark: Mark,
     pub sink: Box<K>,
 }
 
@@ -89,22 +99,27 @@ impl<S: ?Sized, P: ?Sized, K: ?Sized> std::fmt::Debug for Plan<S, P, K> {
 pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
     root: &Node,
     catalogue: &Catalogue<'_, S, P, K>,
+    before: Option<&Before>,
     report: &mut Report<'_>,
 ) -> Plan<S, P, K> {
     let settings = settings(root, report);
     let data = Path::new(&settings.store.path).parent().filter(|p| !p.as_os_str().is_empty());
     let data = data.unwrap_or(Path::new(".")).to_owned();
-    let scope = Scope { gateway: settings.gateway.id.clone(), data, ..Scope::default() };
+    let buses = before.map_or_else(Buses::default, |before| before.buses.next());
+    let scope = Scope { gateway: settings.gateway.id.clone(), data, buses: buses.clone(), ..Scope::default() };
     let mut build = Build { scope, report };
     for entry in fields(root, "systems") {
+        let mark = Mark::of(&entry.node, &[], [].into_iter());
+        // One that is as it was is the same: it must not forget what it holds, nor whom it is connected with.
+        let kept = before.and_then(|before| before.systems.as_marked(&entry.name, &mark));
         let system = build.system(entry, catalogue.systems);
-        build.scope.systems.insert(&entry.name, system);
+        build.scope.systems.insert_marked(&entry.name, system.map(|built| kept.unwrap_or(built)), mark);
     }
     let systems = build.scope.systems.clone();
     if let Some(Err(e)) = settings.store.disk.offload.as_ref().map(|offload| systems.objects(&offload.to)) {
         refuse(build.report, "", root, ParamsError::at("store.disk.offload.to", e));
     }
-    let mut plan = Plan { settings, sources: Vec::new(), pipelines: Vec::new(), sinks: Vec::new(), systems };
+    let mut plan = Plan { settings, sources: Vec::new(), pipelines: Vec::new(), sinks: Vec::new(), systems, buses };
     for entry in fields(root, "sources") {
         plan.sources.extend(build.source(entry, catalogue.sources));
     }
@@ -125,7 +140,9 @@ pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
         }
         let copies = plan.pipelines.iter().flat_map(|p| &p.copies).chain(&late).filter(|(to, _)| *to == sink.name);
         sink.from.extend(copies.map(|(_, topic)| topic.clone()));
+        sink.mark = sink.mark.and(&sink.from);
     }
+    plan.buses.settle();
     plan
 }
 
@@ -205,8 +222,10 @@ impl Build<'_, '_> {
         let path = self.clean("sources", entry)?;
         let (own, common) = split(&entry.node, &common_fields("source"));
         let common = self.decode(&path, &entry.node, &common);
-        let (kind, source) = self.component(&path, entry.name.clone(), &entry.node, own, kinds, self.scope.clone())?;
-        Some(SourcePlan { name: entry.name.clone(), kind, common: common?, source })
+        let scope = self.own_scope();
+        let (kind, source) = self.component(&path, entry.name.clone(), &entry.node, own, kinds, scope.clone())?;
+        let mark = Mark::of(&entry.node, &[], scope.systems.marks_used());
+        Some(SourcePlan { name: entry.name.clone(), kind, common: common?, mark, source })
     }
 
     fn sink<K: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<K>]) -> Option<SinkPlan<K>> {
@@ -220,23 +239,24 @@ impl Build<'_, '_> {
         if let Some(wrong) = common.as_ref().and_then(|common| outgoing::check(common).err()) {
             refuse(self.report, &path, &entry.node, wrong);
         }
-        let (kind, sink) = self.component(&path, entry.name.clone(), &entry.node, own, kinds, self.scope.clone())?;
-        let common = common?;
-        Some(SinkPlan { name: entry.name.clone(), kind, from: common.from.clone(), common, sink })
+        let scope = self.own_scope();
+        let (kind, sink) = self.component(&path, entry.name.clone(), &entry.node, own, kinds, scope.clone())?;
+        let (common, mark) = (common?, Mark::of(&entry.node, &[], scope.systems.marks_used()));
+        Some(SinkPlan { name: entry.name.clone(), kind, from: common.from.clone(), common, mark, sink })
     }
 
     fn pipeline<P: ?Sized>(&mut self, entry: &Field, kinds: &[Kind<P>]) -> Option<PipelinePlan<P>> {
         let path = field("pipelines", &entry.name);
         let nodes = entry.node.get("processes").map_or(&[][..], Node::items);
         let names = process_names(nodes);
-        let mut parts = Vec::new();
+        let (mut parts, scope) = (Vec::new(), self.own_scope());
         for (i, (node, name)) in nodes.iter().zip(&names).enumerate() {
             let path = format!("{path}.processes[{i}]");
             if names[..i].contains(name) {
                 let at = ParamsError::at("name", format!("another process of the pipeline is called `{name}`"));
                 refuse(self.report, &path, node, at);
             } else if self.report.clean(&path) {
-                parts.extend(self.process(&path, &entry.name, name, node, kinds));
+                parts.extend(self.process(&path, &entry.name, name, node, kinds, &scope));
             }
         }
         let path = self.clean("pipelines", entry)?;
@@ -254,7 +274,9 @@ impl Build<'_, '_> {
             let retry = common.retry.unwrap_or_else(|| settings.retry.clone());
             processes.push(ProcessPlan { name, kind, when: common.when, retry, on_fail, process });
         }
-        Some(PipelinePlan { name: entry.name.clone(), settings, processes, writes, copies })
+        // Who delivers its output, and its tests, are nothing to it.
+        let mark = Mark::of(&entry.node, &["to", "tests"], scope.systems.marks_used());
+        Some(PipelinePlan { name: entry.name.clone(), settings, processes, mark, writes, copies })
     }
 
     fn process<'n, P: ?Sized>(
@@ -264,12 +286,18 @@ impl Build<'_, '_> {
         name: &str,
         node: &'n Node,
         kinds: &[Kind<P>],
+        scope: &Scope,
     ) -> Option<(ProcessCommon, &'static str, String, &'n Node, Box<P>)> {
         let (own, common) = split(node, &common_fields("process"));
         let common: ProcessCommon = self.decode(path, node, &common)?;
-        let around = Scope { pipeline: pipeline.to_owned(), ..self.scope.clone() };
+        let around = Scope { pipeline: pipeline.to_owned(), ..scope.clone() };
         let (kind, process) = self.component(path, name.to_owned(), node, own, kinds, around)?;
         Some((common, kind, name.to_owned(), node, process))
+    }
+
+    /// What a component is given, which notes the systems that it asks for.
+    fn own_scope(&self) -> Scope {
+        Scope { systems: self.scope.systems.noting(), ..self.scope.clone() }
     }
 
     /// The path of a part, if nothing is wrong with it.

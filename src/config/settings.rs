@@ -37,6 +37,10 @@ pub struct GatewaySettings {
     /// wrong. `tidegate check` adds it up. Without it: what the parts need, and 160 MiB for what comes in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
+    /// How long a configuration is on trial that SIGHUP (`systemctl reload`) brings: if then something is down that was up
+    /// before, or is new, the one before comes back by itself, in the file too. Without it: it stays whatever comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<Span>,
 }
 
 /// A name: of a topic, a consumer, a gateway.

@@ -3,6 +3,7 @@
 use super::{
     chain::{Around, Chain, Effect, Patience, Run, StandIn, Unfinished},
     links::Links,
+    parts::in_order,
     time::Time,
 };
 use crate::{
@@ -77,7 +78,7 @@ impl Flow {
         let drain =
             |s: SinkPlan<_>| Drain { name: format!("sinks.{}", s.name), from: s.from, sink: Mutex::new(s.sink) };
         Flow {
-            stages: super::in_order(chains.collect()).into_iter().map(stage).collect(),
+            stages: in_order(chains.collect(), |chain| chain).into_iter().map(stage).collect(),
             drains: sinks.into_iter().map(drain).collect(),
             time,
             store: fastrand::u64(..),

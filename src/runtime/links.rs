@@ -76,6 +76,16 @@ impl Links {
         lock(&self.0.outlets).iter().map(|(name, counts)| (name.clone(), counts.clone())).collect()
     }
 
+    /// A part is gone, or begins anew: with all that belongs to it.
+    pub fn forget(&self, name: &str) {
+        let of_it =
+            |known: &str| known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']));
+        lock(&self.0.down).retain(|known, _| !of_it(known));
+        lock(&self.0.held).retain(|known, _| !of_it(known));
+        lock(&self.0.times).retain(|known, _| !of_it(known));
+        lock(&self.0.outlets).retain(|known, _| !of_it(known));
+    }
+
     /// Whether a consumer, or one of its processes, is down.
     pub fn fails(&self, consumer: &str) -> bool {
         let links = lock(&self.0.down);

@@ -5,6 +5,7 @@ mod allowance;
 mod backoff;
 mod chain;
 mod flow;
+mod fresh;
 mod gate;
 mod governor;
 mod kick;
@@ -14,8 +15,13 @@ mod memory;
 mod meter;
 mod notify;
 mod offload;
+mod order;
 mod pace;
+mod parts;
 mod pipeline;
+mod reload;
+#[cfg(test)]
+mod reload_tests;
 mod sink;
 #[cfg(test)]
 mod sink_tests;
@@ -26,6 +32,7 @@ mod suspect;
 #[cfg(test)]
 mod tests;
 mod time;
+mod versions;
 mod window;
 mod windows;
 
@@ -33,32 +40,33 @@ pub use chain::StandIn;
 pub use flow::Flow;
 pub use memory::Sum;
 pub use meter::Counts;
+pub use order::{Changed, Denied, Order, Origin, Origins};
+pub use reload::at_start;
 pub use status::Running;
+pub use versions::{State, Version, Versions};
 
 use crate::{
-    config::{self, Settings, SinkPlan, SourcePlan, Start, WhenFull},
+    config::{self, Before, Settings, SourcePlan, Start, WhenFull},
     event::Path,
-    kind::{Before, Fields, Intake, Process, Sink, Source},
-    store::{self, Keep, OpenError, Options, Policy, Refusal, Store, Window},
-    systems::Systems,
+    kind::{self, Fields, Process, Sink, Source},
+    store::{self, Keep, OpenError, Options, Policy, Store, Window},
 };
-use chain::{Around, Chain};
 use links::Links;
-use offload::Offload;
-use sink::Outlet;
-use status::View;
+use parts::{Parts, is_ours};
+use reload::{Live, Next, store_options};
+use status::{Shown, View};
 use std::{
-    collections::BTreeMap,
+    future::pending,
     io::IsTerminal,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use time::Time;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
+    time::sleep,
 };
 
 /// A gateway ready to be started.
@@ -72,6 +80,9 @@ const STOP: Duration = Duration::from_secs(8);
 /// How often a gateway whose sources have all ended looks whether everything is delivered.
 const DRAINED: Duration = Duration::from_millis(50);
 
+/// After another admin listener was asked for, this one answers for so long.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// How long a disk that is full at the start is waited for before the next attempt.
 const LATER: Duration = Duration::from_secs(1);
 
@@ -84,109 +95,173 @@ pub enum End {
     Reload,
 }
 
-/// Runs the gateway until SIGTERM, SIGINT, or until all sources have ended and everything is delivered; or until SIGHUP,
-/// if `reload` says that there is a right configuration. `face` runs beside it, for operators. With `stateless` nothing is stored: a source's events go
+/// Runs the gateway until SIGTERM, SIGINT, or until all sources have ended and everything is delivered; or until it is to be
+/// started again as a whole. `text` is what the plan was made of; at SIGHUP, or when an operator says so, it becomes another,
+/// and what is in both runs on. `face` runs beside it, for operators. With `stateless` nothing is stored: a source's events go
 /// through pipelines and sinks before it is answered. An error means exit code 1.
 pub async fn run<F: Future<Output = ()> + Send + 'static>(
-    plan: Plan,
+    mut plan: Plan,
+    text: String,
+    origin: &Origin<'_>,
     stateless: bool,
-    reload: impl Fn() -> bool,
-    face: impl FnOnce(Running) -> F,
+    face: impl Fn(Settings, Running) -> F + Send + Clone + 'static,
 ) -> anyhow::Result<End> {
-    let (mut plan, mut signals) = (plan, Signals::new()?);
+    let mut signals = Signals::new()?;
     let sum = Sum::of(&plan).map_err(|why| anyhow::anyhow!("gateway.memory: {why}"))?;
     sum.fill_in(&mut plan);
     let store = tokio::select! {
         store = open(&plan, &sum, stateless) => store?,
-        end = signals.next(|| {}, &reload) => return Ok(end),
+        end = signals.end(origin) => return Ok(end),
     };
-    let links = Links::default();
-    let (fatal, mut failures) = mpsc::channel(1);
-    let (stop, stopping) = watch::channel(false);
-    let bounded = plan.sources.iter().all(|s| s.source.bounded());
-    let fields = plan.sources.iter().map(fields).collect::<anyhow::Result<Vec<_>>>()?;
-
-    let sources = plan.sources.iter().map(|source| source.name.clone()).collect();
-    let (mut outlets, mut pipelines) = (JoinSet::new(), JoinSet::new());
-    let (mut meters, mut finishers, mut beats) = (Vec::new(), Vec::new(), Vec::new());
-    let before: Option<Arc<dyn Before>> = if stateless {
-        let flow = Arc::new(Flow::new(plan.pipelines, plan.sinks));
-        outlets.spawn(flow.clone().keep_alive(stopping.clone()));
-        Some(flow)
-    } else {
-        if let Some(offload) = offload(&plan.settings, &plan.systems, &store, &links)? {
-            outlets.spawn(quiet_end(offload.run(), stopping.clone()));
-        }
-        start_sinks(plan.sinks, &plan.settings.gateway.id, &store, &links, &fatal, &stopping, &mut outlets).await?;
-        let around = Around { time: Time::Steady, links: links.clone(), lot: sum.lot, stand_in: None };
-        let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
-        meters.extend(chains.iter().map(|chain| (chain.name.clone(), chain.meters().cloned().collect())));
-        beats.extend(chains.iter().map(|chain| (chain.name.clone(), chain.beat.clone())));
-        let owners: Vec<String> =
-            chains.iter().flat_map(|c| c.memory().owners().map(str::to_owned).collect::<Vec<_>>()).collect();
-        finishers = start_pipelines(chains, &store, &stopping, &mut pipelines).await?;
-        warn_of_strangers(&store, &owners).await?;
-        None
-    };
-    let (gateway, since) = (plan.settings.gateway.id, Instant::now());
-    let view = View { gateway, store: store.clone(), links: links.clone(), sources, meters, beats, since };
+    let (links, (fatal, failures), (orders, ordered)) = (Links::default(), mpsc::channel(1), mpsc::channel(1));
+    let settings = plan.settings.clone();
+    let before = Before { systems: plan.systems.clone(), buses: plan.buses.clone() };
+    let (mut outlets, (stop, stopping)) = (JoinSet::new(), watch::channel(false));
+    let flow = stateless.then(|| {
+        let flow = Arc::new(Flow::new(std::mem::take(&mut plan.pipelines), std::mem::take(&mut plan.sinks)));
+        outlets.spawn(flow.clone().keep_alive(stopping));
+        flow as Arc<dyn kind::Before>
+    });
+    let mut parts = Parts::new(store.clone(), links.clone(), fatal, &settings.gateway.id, flow);
+    parts.swap(plan, &sum, None).await.map_err(|failure| failure.why)?;
+    if !stateless {
+        parts.settle().await;
+    }
+    let (gateway, since, config) = (settings.gateway.id.clone(), Instant::now(), Mutex::default());
+    let (shown, store_path) = (Mutex::new(Shown::default()), PathBuf::from(&settings.store.path));
+    let view = View { gateway, store: store.clone(), links, parts: shown, config, orders, since };
     let view = Running::of(view);
-    let mut sources = start_sources(plan.sources.into_iter().zip(fields), &store, &before, &links, &fatal);
-    start_faces(&view, face, &stopping, &mut outlets);
+    let versions = (!stateless).then(|| Versions::beside(&store_path));
+    let mut live = Live::new(origin, parts, view.clone(), (failures, ordered), text, (settings, before), versions);
+    let mut faces = Faces::new(face);
+    faces.start(&live.settings, &view);
     log::info!("running");
     notify::ready();
     let ended = tokio::select! {
-        end = signals.next(|| view.report(), reload) => Ok(end),
-        Some(failure) = failures.recv() => Err(anyhow::anyhow!(failure)),
-        ended = sources_ended(&mut sources, &store, &finishers, bounded) => ended.map(|()| End::Done),
+        ended = serve(&mut live, &mut signals, &mut faces) => ended,
         // A defect: what killed it is looked for at the next start, so this is no orderly end.
-        failure = panicked(&mut pipelines) => return Err(failure),
         failure = panicked(&mut outlets) => return Err(failure),
     };
-    match &ended {
-        Ok(End::Reload) => notify::reloading(),
+    match ended {
+        Ok(Ended::Panicked(failure)) => return Err(failure),
+        Ok(Ended::By(End::Reload)) => notify::reloading(),
         _ => notify::stopping(),
     }
     log::info!("stopping");
+    let stop_all = async {
+        live.parts.stop_all().await;
+        stop.send_replace(true);
+        while outlets.join_next().await.is_some() {}
+    };
     tokio::select! {
-        _ = tokio::time::timeout(STOP, stop_in_order(sources, stop, pipelines, outlets)) => {}
-        _ = signals.next(|| {}, || false) => log::warn!("second signal: not waiting for deliveries in progress"),
+        _ = tokio::time::timeout(STOP, stop_all) => {}
+        () = signals.stop() => log::warn!("second signal: not waiting for deliveries in progress"),
     }
+    faces.0.shutdown().await;
     store.close().await;
     if !stateless {
         view.report_processes();
         log::info!("stopped: {}", view.summary());
     }
-    ended
-}
-
-/// Starts what looks on: the operators' face, the lines for a person at a terminal, and what systemd is told.
-fn start_faces<F: Future<Output = ()> + Send + 'static>(
-    view: &Running,
-    face: impl FnOnce(Running) -> F,
-    stop: &watch::Receiver<bool>,
-    tasks: &mut JoinSet<()>,
-) {
-    tasks.spawn(quiet_end(face(view.clone()), stop.clone()));
-    tasks.spawn(quiet_end(status::tell_repeats(), stop.clone()));
-    if std::io::stderr().is_terminal() {
-        tasks.spawn(quiet_end(view.clone().print(), stop.clone()));
-    }
-    if notify::listened_to() {
-        tasks.spawn(quiet_end(notify::keep_telling(view.clone()), stop.clone()));
+    match ended? {
+        Ended::By(end) => Ok(end),
+        Ended::Panicked(failure) => Err(failure),
     }
 }
 
-async fn stop_in_order(
-    mut sources: JoinSet<()>,
-    stop: watch::Sender<bool>,
-    mut pipelines: JoinSet<()>,
-    mut outlets: JoinSet<()>,
-) {
-    sources.shutdown().await;
-    stop.send_replace(true);
-    while pipelines.join_next().await.is_some() {}
-    while outlets.join_next().await.is_some() {}
+/// Why it does not go on.
+enum Ended {
+    By(End),
+    Panicked(anyhow::Error),
+}
+
+/// Does what comes up until the end.
+async fn serve<F: Future<Output = ()> + Send + 'static>(
+    live: &mut Live<'_>,
+    signals: &mut Signals,
+    faces: &mut Faces<impl Fn(Settings, Running) -> F + Send + Clone + 'static>,
+) -> anyhow::Result<Ended> {
+    while !live.restarts {
+        let next = tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop => return Ok(Ended::By(End::Done)),
+                Told::Reload => None,
+                Told::Report => {
+                    live.view.report();
+                    continue;
+                }
+            },
+            next = live.next() => match next {
+                Err(panicked) => return Ok(Ended::Panicked(panicked)),
+                Ok(next) => Some(next),
+            },
+        };
+        if let Some(Next::Drained) = next {
+            let finish = finish(&live.store, live.parts.finishers());
+            tokio::select! {
+                () = finish => return Ok(Ended::By(End::Done)),
+                () = signals.stop() => return Ok(Ended::By(End::Done)),
+                Some(failure) = live.failures.recv() => anyhow::bail!(failure),
+                failure = live.parts.panicked() => return Ok(Ended::Panicked(failure)),
+            }
+        }
+        notify::reloading();
+        tokio::select! {
+            done = act(live, next) => done?,
+            () = signals.stop() => return Ok(Ended::By(End::Done)),
+        }
+        faces.follow(&live.settings, &live.view);
+        notify::ready();
+    }
+    Ok(Ended::By(End::Reload))
+}
+
+async fn act(live: &mut Live<'_>, next: Option<Next>) -> anyhow::Result<()> {
+    match next {
+        None => live.hangup().await,
+        Some(Next::Asked(asked)) => live.obey(asked).await,
+        Some(Next::Over) => live.over().await,
+        Some(Next::Failed(failure)) => live.failed(failure).await,
+        Some(Next::Drained) => Ok(()),
+    }
+}
+
+/// What looks on: the operators' face, the lines for a person at a terminal, and what systemd is told.
+struct Faces<M>(JoinSet<()>, M, Option<(String, AbortHandle)>);
+
+impl<F: Future<Output = ()> + Send + 'static, M: Fn(Settings, Running) -> F + Send + Clone + 'static> Faces<M> {
+    fn new(face: M) -> Self {
+        Faces(JoinSet::new(), face, None)
+    }
+
+    fn start(&mut self, settings: &Settings, view: &Running) {
+        self.follow(settings, view);
+        self.0.spawn(status::tell_repeats());
+        if std::io::stderr().is_terminal() {
+            self.0.spawn(view.clone().print());
+        }
+        if notify::listened_to() {
+            self.0.spawn(notify::keep_telling(view.clone()));
+        }
+    }
+
+    /// Operators find the gateway where its settings say now. Who has just asked for them gets an answer before.
+    fn follow(&mut self, settings: &Settings, view: &Running) {
+        let place = serde_json::to_string(&settings.admin).unwrap_or_default();
+        if self.2.as_ref().is_some_and(|(known, _)| *known == place) {
+            return;
+        }
+        let old = self.2.take();
+        let (face, settings, view) = (self.1.clone(), settings.clone(), view.clone());
+        let task = self.0.spawn(async move {
+            if let Some((_, old)) = old {
+                sleep(GOODBYE).await;
+                old.abort();
+            }
+            face(settings, view).await;
+        });
+        self.2 = Some((place, task));
+    }
 }
 
 async fn quiet_end(work: impl Future<Output = ()>, mut stop: watch::Receiver<bool>) {
@@ -196,20 +271,9 @@ async fn quiet_end(work: impl Future<Output = ()>, mut stop: watch::Receiver<boo
     }
 }
 
-/// Until every source has ended and, if that is their nature, every consumer is done with everything. Then each pipeline,
-/// in the order of flow, emits what its processes still hold.
-async fn sources_ended(
-    sources: &mut JoinSet<()>,
-    store: &Store,
-    finishers: &[mpsc::Sender<oneshot::Sender<()>>],
-    bounded: bool,
-) -> anyhow::Result<()> {
-    while let Some(ended) = sources.join_next().await {
-        ended?;
-    }
-    if !bounded {
-        std::future::pending::<()>().await;
-    }
+/// Until every consumer is done with everything, and each pipeline, in the order of flow, has emitted what its processes
+/// still held.
+async fn finish(store: &Store, finishers: Vec<mpsc::Sender<oneshot::Sender<()>>>) {
     drained(store).await;
     for finisher in finishers {
         let (done, finished) = oneshot::channel();
@@ -218,7 +282,6 @@ async fn sources_ended(
         }
         drained(store).await;
     }
-    Ok(())
 }
 
 /// Until every consumer of this configuration is done with everything.
@@ -233,40 +296,20 @@ async fn drained(store: &Store) {
     }
 }
 
-/// Chains in an order in which none comes before one whose events it reads.
-fn in_order(mut chains: Vec<Chain>) -> Vec<Chain> {
-    let mut ordered = Vec::new();
-    while !chains.is_empty() {
-        let feeds = |from: &Chain, to: &Chain| {
-            from.name != to.name && to.from.iter().any(|topic| **topic == *from.topic || from.writes.contains(topic))
-        };
-        // The configuration has no circles; a chain that writes what only its own later part reads is no reason to wait.
-        let first = chains.iter().position(|to| !chains.iter().any(|from| feeds(from, to)));
-        ordered.push(chains.remove(first.unwrap_or(0)));
-    }
-    ordered
-}
-
 /// Until a task panics, which is a defect: the gateway ends and is started again, as after a crash.
 async fn panicked(tasks: &mut JoinSet<()>) -> anyhow::Error {
     loop {
         match tasks.join_next().await {
             Some(Err(error)) => return error.into(),
             Some(Ok(())) => {}
-            None => std::future::pending().await,
+            None => pending().await,
         }
     }
 }
 
-fn is_ours(consumer: &str) -> bool {
-    consumer.starts_with("pipelines.") || consumer.starts_with("sinks.")
-}
-
 /// Opens the store. A disk that is full or read-only is waited for.
 async fn open(plan: &Plan, sum: &Sum, stateless: bool) -> anyhow::Result<Store> {
-    let pools = sum.pools(plan.settings.gateway.memory.is_some());
-    let Sum { waiting, tails, .. } = *sum;
-    let options = Options { waiting, tails, pools, ..options(&plan.settings, stateless) };
+    let options = store_options(&plan.settings, sum, stateless);
     let place = options.path.as_ref().map_or_else(|| "memory".into(), |p| p.display().to_string());
     let mut waits = false;
     loop {
@@ -278,23 +321,6 @@ async fn open(plan: &Plan, sum: &Sum, stateless: bool) -> anyhow::Result<Store> 
                 notify::waiting();
             }
             opened => return opened.map_err(|error| anyhow::anyhow!("store `{place}`: {error}")),
-        }
-        tokio::time::sleep(LATER).await;
-    }
-}
-
-/// Registers a consumer; a disk on which it cannot be written down is waited for.
-async fn register(store: &Store, name: &str, topics: &[Arc<str>], start: Start) -> anyhow::Result<u32> {
-    let mut waits = false;
-    loop {
-        match store.consumer(name, topics, start_of(start)).await {
-            Err(Refusal::Full | Refusal::Failed(_)) => {
-                if !std::mem::replace(&mut waits, true) {
-                    log::error!("{name}: it is new, and the disk does not take it; waiting");
-                }
-                notify::waiting();
-            }
-            registered => return Ok(registered?),
         }
         tokio::time::sleep(LATER).await;
     }
@@ -340,13 +366,6 @@ fn policy(when_full: &WhenFull) -> Policy {
     }
 }
 
-/// What carries events to an object store and back, if there is one.
-fn offload(settings: &Settings, systems: &Systems, store: &Store, links: &Links) -> anyhow::Result<Option<Offload>> {
-    let Some(to) = &settings.store.disk.offload else { return Ok(None) };
-    let objects = systems.objects(&to.to).map_err(|e| anyhow::anyhow!("store.disk.offload.to: {e}"))?;
-    Ok(Some(Offload::new(store.clone(), objects, links.clone(), &to.prefix, &settings.gateway.id)))
-}
-
 fn fields(source: &SourcePlan<dyn Source>) -> anyhow::Result<Fields> {
     let path = |text: &Option<String>| {
         text.as_deref().map(str::parse::<Path>).transpose().map_err(|e| anyhow::anyhow!("sources.{}: {e}", source.name))
@@ -373,89 +392,6 @@ fn start_of(start: Start) -> store::Start {
     }
 }
 
-async fn start_sinks(
-    sinks: Vec<SinkPlan<dyn Sink>>,
-    gateway: &str,
-    store: &Store,
-    links: &Links,
-    fatal: &mpsc::Sender<String>,
-    stop: &watch::Receiver<bool>,
-    tasks: &mut JoinSet<()>,
-) -> anyhow::Result<()> {
-    for plan in sinks {
-        let outlet = Outlet::open(plan, gateway, store, links, fatal).await?;
-        tasks.spawn(outlet.run(stop.clone()));
-    }
-    Ok(())
-}
-
-/// Starts sources, each with what the configuration says about its events.
-fn start_sources(
-    plans: impl Iterator<Item = (SourcePlan<dyn Source>, Fields)>,
-    store: &Store,
-    before: &Option<Arc<dyn Before>>,
-    links: &Links,
-    fatal: &mpsc::Sender<String>,
-) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    for (plan, fields) in plans {
-        let intake = Intake::new(&plan.name, fields, store.clone(), before.clone());
-        let name = format!("sources.{}", plan.name);
-        tasks.spawn(source::run(name, plan.source, intake, links.clone(), fatal.clone()));
-    }
-    tasks
-}
-
-/// Starts chains with what they remembered; what is given back asks each to emit what it holds.
-async fn start_pipelines(
-    chains: Vec<Chain>,
-    store: &Store,
-    stop: &watch::Receiver<bool>,
-    tasks: &mut JoinSet<()>,
-) -> anyhow::Result<Vec<mpsc::Sender<oneshot::Sender<()>>>> {
-    // All are known before the first one writes: the store does not keep what nobody reads.
-    let mut consumers = Vec::new();
-    for chain in &chains {
-        consumers.push(register(store, &chain.name, &names(&chain.from), chain.start).await?);
-    }
-    let mut finishers = Vec::new();
-    for (chain, consumer) in chains.into_iter().zip(consumers) {
-        let mut memory = chain.memory();
-        let owners: Vec<String> = memory.owners().map(str::to_owned).collect();
-        for (at, owner) in owners.iter().enumerate() {
-            memory.load(at, store.state(owner, b"", usize::MAX).await?, store.timers(owner, usize::MAX).await?);
-        }
-        let (finisher, ending) = mpsc::channel(1);
-        let reader = store.reader(consumer, &names(&chain.from));
-        let (chain, store) = (Arc::new(chain), store.clone());
-        let pipeline = pipeline::Pipeline { chain, consumer, reader, store, memory, ending, suspects: None };
-        tasks.spawn(pipeline.run(stop.clone()));
-        finishers.push(finisher);
-    }
-    Ok(finishers)
-}
-
-/// What the configuration no longer names keeps what it has not passed, and what it remembers: a renamed sink must not
-/// lose its queue in silence, nor a renamed process its figures.
-async fn warn_of_strangers(store: &Store, owners: &[String]) -> anyhow::Result<()> {
-    let mut queued: BTreeMap<String, u64> = BTreeMap::new();
-    let known = store.registered();
-    for row in store.ledger().into_iter().filter(|r| is_ours(&r.consumer) && !known.contains(&r.consumer)) {
-        *queued.entry(row.consumer).or_default() += row.queued;
-    }
-    for (consumer, queued) in queued {
-        log::warn!("`{consumer}` is not in the configuration any more; the store keeps its {queued} events for it");
-    }
-    for (owner, values) in store.owners("pipelines.").await? {
-        if !owners.contains(&owner) {
-            log::warn!(
-                "`{owner}` is not in the configuration any more; the store keeps the {values} values it remembers"
-            );
-        }
-    }
-    Ok(())
-}
-
 /// SIGTERM and SIGINT, SIGHUP for another configuration, and SIGUSR1 for a report.
 struct Signals {
     terminate: Signal,
@@ -474,17 +410,41 @@ impl Signals {
         })
     }
 
-    /// Until it is time to stop, and why.
-    async fn next(&mut self, report: impl Fn(), reload: impl Fn() -> bool) -> End {
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.reload.recv() => Told::Reload,
+            _ = self.report.recv() => Told::Report,
+        }
+    }
+
+    /// Until it is time to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// While the store cannot be opened: until it is time to stop, or the file says something right.
+    async fn end(&mut self, origin: &Origin<'_>) -> End {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return End::Done,
-                _ = self.interrupt.recv() => return End::Done,
-                _ = self.reload.recv() => if reload() {
+            match self.next().await {
+                Told::Stop => return End::Done,
+                Told::Reload if config::read(origin.file).is_ok_and(|text| (origin.build)(&text, None).is_ok()) => {
                     return End::Reload;
-                },
-                _ = self.report.recv() => report(),
+                }
+                Told::Reload => log::error!("the configuration is wrong; going on with the old one"),
+                Told::Report => {}
             }
         }
     }
+}
+
+/// What a signal says.
+enum Told {
+    Stop,
+    Reload,
+    Report,
 }

@@ -12,7 +12,6 @@ use super::{
     links::Links,
     names,
     pace::Pace,
-    register,
     step::{broken, letter},
     windows::Windows,
 };
@@ -81,16 +80,16 @@ pub(super) struct Gathered {
 }
 
 impl Outlet {
-    /// Registers the sink as a consumer, with what it remembers.
+    /// The sink as a consumer of that number, with what it remembers.
     pub async fn open(
         plan: SinkPlan<dyn Sink>,
+        consumer: u32,
         gateway: &str,
         store: &Store,
         links: &Links,
         fatal: &mpsc::Sender<String>,
     ) -> anyhow::Result<Outlet> {
         let (name, topics, common) = (format!("sinks.{}", plan.name), names(&plan.from), plan.common);
-        let consumer = register(store, &name, &topics, common.start).await?;
         // What goes in one delivery, or, if it is slower, in a second.
         let behind = u64::from(common.batch.max.min(common.drain.events.unwrap_or(u32::MAX)));
         let late = common.late.as_ref().map(|late| Lateness::new(&plan.name, late)).transpose()?;

@@ -81,9 +81,12 @@ impl Bench {
     async fn run(&mut self) {
         let common: SinkCommon = serde_json::from_str(&self.settings).unwrap();
         let sink = Box::new(Upstream { answer: self.answer.clone(), came: self.came.clone() });
-        let plan = SinkPlan { name: "x".into(), kind: "test", from: vec!["in".into()], common, sink: sink as _ };
+        let (from, mark) = (vec!["in".into()], Default::default());
+        let plan = SinkPlan { name: "x".into(), kind: "test", from, common, mark, sink: sink as _ };
         let (fatal, _) = mpsc::channel(1);
-        let outlet = Outlet::open(plan, "barn", &self.store, &self.links, &fatal).await.unwrap();
+        let topics = [Arc::from("in")];
+        let consumer = self.store.consumer("sinks.x", &topics, crate::store::Start::Oldest).await.unwrap();
+        let outlet = Outlet::open(plan, consumer, "barn", &self.store, &self.links, &fatal).await.unwrap();
         let (stop, stopping) = watch::channel(false);
         self.task = Some((tokio::spawn(outlet.run(stopping)), stop));
     }

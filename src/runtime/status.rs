@@ -4,6 +4,7 @@ use super::{
     links::Links,
     meter::{Counts, Meter},
     notify::Beat,
+    order::{Asked, Changed, Denied, Order, Origins},
 };
 use crate::{
     budget::Size,
@@ -12,9 +13,10 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::sync::{mpsc, oneshot};
 
 /// Four lines a minute.
 const EVERY: Duration = Duration::from_secs(15);
@@ -31,12 +33,28 @@ pub(super) struct View {
     pub gateway: String,
     pub store: Store,
     pub links: Links,
+    pub parts: Mutex<Shown>,
+    /// What is known of its configuration.
+    pub config: Mutex<Origins>,
+    /// Asks for another configuration.
+    pub orders: mpsc::Sender<Asked>,
+    pub since: Instant,
+}
+
+/// What is looked at of the parts that run now.
+#[derive(Default)]
+pub(super) struct Shown {
     /// The topics that sources write.
     pub sources: Vec<String>,
     /// What each process did, by pipeline.
     pub meters: Vec<(String, Vec<Arc<Meter>>)>,
     pub beats: Vec<(String, Beat)>,
-    pub since: Instant,
+}
+
+impl View {
+    fn parts(&self) -> MutexGuard<'_, Shown> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Tells for ever how often lines of the log came again.
@@ -50,6 +68,28 @@ pub(super) async fn tell_repeats() {
 impl Running {
     pub(super) fn of(view: View) -> Self {
         Running(Arc::new(view))
+    }
+
+    /// Other parts run now.
+    pub(super) fn show(&self, parts: Shown) {
+        *self.0.parts() = parts;
+    }
+
+    /// What is known of its configuration.
+    pub fn origins(&self) -> Origins {
+        self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut Origins)) {
+        change(&mut self.0.config.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Asks for another configuration, and waits until it runs or is refused.
+    pub async fn order(&self, order: Order) -> Result<Changed, Denied> {
+        let (reply, answer) = oneshot::channel();
+        let stops = || Denied::Conflict("the gateway is stopping".into());
+        self.0.orders.send(Asked { order, reply }).await.map_err(|_| stops())?;
+        answer.await.map_err(|_| stops())?
     }
 
     /// Its id.
@@ -88,24 +128,28 @@ impl Running {
 
     /// Names of all sources and sinks.
     pub fn edges(&self) -> Vec<String> {
-        let sources = self.0.sources.iter().map(|name| format!("sources.{name}"));
-        sources.chain(self.outlets().into_iter().map(|(name, _)| name)).collect()
+        let sources: Vec<String> = self.0.parts().sources.iter().map(|name| format!("sources.{name}")).collect();
+        sources.into_iter().chain(self.outlets().into_iter().map(|(name, _)| name)).collect()
     }
 
     /// Pipelines that should make progress and do not.
     pub fn stuck(&self) -> Vec<String> {
-        self.0.beats.iter().filter(|(_, beat)| beat.stuck()).map(|(name, _)| name.clone()).collect()
+        self.0.parts().beats.iter().filter(|(_, beat)| beat.stuck()).map(|(name, _)| name.clone()).collect()
     }
 
     /// What every process did since the start, with its pipeline.
     pub fn processes(&self) -> Vec<(String, Counts)> {
-        let meters = self.0.meters.iter();
-        meters.flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read()))).collect()
+        let parts = self.0.parts();
+        parts
+            .meters
+            .iter()
+            .flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read())))
+            .collect()
     }
 
     /// Writes to the log what every process did.
     pub(super) fn report_processes(&self) {
-        for (chain, meters) in &self.0.meters {
+        for (chain, meters) in &self.0.parts().meters {
             for meter in meters {
                 log::info!("{chain}: {}: {meter}", meter.name);
             }
@@ -126,7 +170,7 @@ impl Running {
 
     /// How many events sources have taken in.
     pub fn taken(&self) -> u64 {
-        self.0.sources.iter().map(|topic| self.0.store.taken(topic)).sum()
+        self.0.parts().sources.iter().map(|topic| self.0.store.taken(topic)).sum()
     }
 
     /// Writes to the log what every consumer has before it, what every process did, and what is down and why.

@@ -1,6 +1,13 @@
 //! The runtime over a real store, with processes made for the purpose.
 
-use super::{Around, Chain, in_order, links::Links, pipeline::due, time::Time};
+use super::{
+    Plan, Sum,
+    chain::{Around, Chain},
+    links::Links,
+    parts::{self, Parts, in_order},
+    pipeline::due,
+    time::Time,
+};
 use crate::{
     config::{Catalogue, PipelinePlan},
     event::{Batch, Draft, Event},
@@ -181,8 +188,18 @@ impl Bench {
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let around = Around { time: Time::Steady, links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
-        let chains = in_order(Chain::parts(plan(name, &pipeline), &around));
-        let finish = super::start_pipelines(chains, &store, &stopping, &mut tasks).await.unwrap();
+        let chains = in_order(Chain::parts(plan(name, &pipeline), &around), |chain| chain);
+        let mut consumers = Vec::new();
+        for chain in &chains {
+            let topics: Vec<Arc<str>> = chain.from.iter().map(|topic| topic.as_str().into()).collect();
+            consumers.push(store.consumer(&chain.name, &topics, Start::Oldest).await.unwrap());
+        }
+        let mut finish = Vec::new();
+        for (chain, consumer) in chains.into_iter().zip(consumers) {
+            let (_, finisher, pipeline) = parts::load(chain, consumer, &store).await.unwrap();
+            tasks.spawn(pipeline.run(stopping.clone()));
+            finish.push(finisher);
+        }
         Bench { dir, name, pipeline, store, stop, finish, tasks }
     }
 
@@ -369,15 +386,16 @@ async fn every_pipeline_is_known_before_the_first_one_writes() {
     let append = Append { topic: "in".into(), priority: 4, batch };
     let step = Step { appends: vec![append], state: (0..100_000).map(remembered).collect(), ..Step::default() };
     store.commit(step).await.unwrap();
-    let around = Around { time: Time::Steady, links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
     let pipelines = plans(
         r#""a": { "from": ["in"], "processes": [] }, "x": { "from": ["in"], "processes": [{ "type": "count" }] },
            "y": { "from": ["in"], "processes": [] },
            "b": { "from": ["a"], "processes": [] }"#,
     );
-    let chains = pipelines.into_iter().flat_map(|plan| Chain::parts(plan, &around)).collect();
-    let ((_stop, stopping), mut tasks) = (watch::channel(false), JoinSet::new());
-    super::start_pipelines(in_order(chains), &store, &stopping, &mut tasks).await.unwrap();
+    let (settings, sources, sinks, systems, buses) = Default::default();
+    let plan = Plan { settings, sources, pipelines, sinks, systems, buses };
+    let mut parts = Parts::new(store.clone(), Links::default(), mpsc::channel(1).0, "", None);
+    let sum = Sum::of(&plan).unwrap();
+    assert!(parts.swap(plan, &sum, None).await.is_ok());
     let mut reader = store.reader(consumer, &[Arc::from("b")]);
     let lot = timeout(Duration::from_secs(5), reader.next(100, 1 << 20)).await.expect("50 events").unwrap();
     assert_eq!(lot.events.len(), 50);

@@ -33,7 +33,13 @@ impl Writer {
         Ok(id)
     }
 
-    pub(super) fn register(&mut self, name: &str, topics: &[Arc<str>], start: Start) -> rusqlite::Result<u32> {
+    pub(super) fn register(
+        &mut self,
+        name: &str,
+        topics: &[Arc<str>],
+        start: Start,
+        drops: bool,
+    ) -> rusqlite::Result<u32> {
         let topics = &with_retries(name, topics)[..];
         let known = self.index.consumer(name);
         let id = match known {
@@ -52,7 +58,7 @@ impl Writer {
                 Cursor { start: seq as i64, seq, ..Cursor::default() }
             });
         }
-        let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id).copied().collect();
+        let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id && drops).copied().collect();
         for (_, lane) in dropped {
             let topic = self.index.lanes.get(&lane).map(|l| (l.topic.clone(), l.next));
             if topic.as_ref().is_some_and(|(topic, _)| topics.contains(topic)) {
@@ -67,6 +73,17 @@ impl Writer {
         let entry = self.index.consumers.get(&id).cloned();
         self.shared.view().index.consumers.extend(entry.map(|c| (id, c)));
         Ok(id)
+    }
+
+    /// It is as if it had not registered in this run.
+    pub(super) fn leave(&mut self, name: &str) {
+        let Some(id) = self.index.consumer(name) else { return };
+        let mut view = self.shared.view();
+        for index in [&mut self.index, &mut view.index] {
+            if let Some(consumer) = index.consumers.get_mut(&id) {
+                consumer.topics.clear();
+            }
+        }
     }
 
     pub(super) fn forget(&mut self, name: &str) -> rusqlite::Result<()> {

@@ -215,7 +215,9 @@ pub(super) struct Shared {
     /// Whether the run before this one did not close the store, although the machine went on.
     pub died: bool,
     /// By topic, how old its events may get, in milliseconds.
-    ttl: BTreeMap<String, i64>,
+    ttl: Mutex<BTreeMap<String, i64>>,
+    /// How often that was changed.
+    ttl_changes: AtomicU64,
     view: Mutex<View>,
     pub figures: Figures,
     /// There may be something to offload or to bring back.
@@ -227,13 +229,17 @@ pub(super) struct Shared {
     broken: AtomicU64,
 }
 
+fn ttl_of(options: &Options) -> BTreeMap<String, i64> {
+    options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis_of(ttl.as_millis()))).collect()
+}
+
 impl Shared {
     pub fn new(store: u64, died: bool, options: &Options, index: Index, eras: &Eras) -> Self {
-        let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis_of(ttl.as_millis()))).collect();
+        let (ttl, ttl_changes) = (Mutex::new(ttl_of(options)), AtomicU64::new(0));
         let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), most: options.tails, ..View::default() });
         let (generation, broken) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (figures, full) = (Figures::new(options), AtomicBool::new(false));
-        Shared { store, died, ttl, view, figures, offload: Notify::new(), full, generation, broken }
+        let (figures, offload, full) = (Figures::new(options), Notify::new(), AtomicBool::new(false));
+        Shared { store, died, ttl, ttl_changes, view, figures, offload, full, generation, broken }
     }
 
     /// Which database it is in this run: a broken one is followed by another.
@@ -260,7 +266,17 @@ impl Shared {
 
     /// How old events of a topic may get, in milliseconds.
     pub fn ttl(&self, topic: &str) -> i64 {
-        self.ttl.get(topic).copied().unwrap_or(i64::MAX)
+        self.ttl.lock().unwrap_or_else(PoisonError::into_inner).get(topic).copied().unwrap_or(i64::MAX)
+    }
+
+    pub fn set_ttl(&self, options: &Options) {
+        *self.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ttl_of(options);
+        self.ttl_changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Rises whenever `ttl` may give something else.
+    pub fn ttl_changes(&self) -> u64 {
+        self.ttl_changes.load(Ordering::Acquire)
     }
 
     pub fn view(&self) -> MutexGuard<'_, View> {
@@ -327,6 +343,11 @@ impl Shared {
 }
 
 impl View {
+    /// Fresh batches may take so many bytes from now on.
+    pub fn set_most(&mut self, bytes: usize) {
+        self.most = bytes;
+    }
+
     /// Takes over what a commit changed and keeps its batches at hand.
     pub fn publish(&mut self, index: &Index, lanes: &[u16], cursors: &[(u32, u16)], fresh: Vec<(u16, Chunk)>) {
         for id in lanes {

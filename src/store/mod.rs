@@ -7,6 +7,7 @@
 mod ballast;
 mod begin;
 mod carry;
+mod change;
 mod consumers;
 mod dead;
 #[cfg(test)]
@@ -55,7 +56,10 @@ pub use seek::{At, Sought};
 pub use seen::{ID, Window};
 pub use space::Policy;
 
-use crate::{budget::Pools, event::Batch};
+use crate::{
+    budget::{Pool, Pools, Share},
+    event::Batch,
+};
 use lane::Shared;
 use std::{
     collections::BTreeMap,
@@ -63,10 +67,7 @@ use std::{
     sync::{Arc, mpsc},
     time::Duration,
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -135,6 +136,11 @@ pub struct Keep {
     pub age: Option<Duration>,
     /// Of bytes as written (compressed).
     pub bytes: Option<u64>,
+}
+
+/// Bytes of steps that may wait for the writer.
+fn may_wait(options: &Options) -> usize {
+    options.waiting.clamp(64 << 10, u32::MAX as usize)
 }
 
 /// A file beside the database, named after it.
@@ -293,7 +299,7 @@ pub enum Start {
 enum Request {
     Commit {
         step: Step,
-        permit: Option<OwnedSemaphorePermit>,
+        share: Share,
         reply: oneshot::Sender<Result<Vec<Placed>, Refusal>>,
     },
     /// Need not be on disk before anybody is told: rides with the next commit, or an idle one.
@@ -302,6 +308,8 @@ enum Request {
         name: String,
         topics: Vec<Arc<str>>,
         start: Start,
+        /// Whether what it has not passed of other topics is dropped.
+        drops: bool,
         reply: oneshot::Sender<Result<u32, Refusal>>,
     },
     Forget {
@@ -322,8 +330,8 @@ pub struct Store {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     reads: mpsc::Sender<rows::Read>,
-    waiting: Arc<Semaphore>,
-    limit: usize,
+    /// Bytes of steps that wait for the writer.
+    waiting: Pool,
     pools: Pools,
 }
 
@@ -339,7 +347,7 @@ impl Store {
     }
 
     fn open_now(options: Options) -> Result<Store, OpenError> {
-        let limit = options.waiting.clamp(64 << 10, u32::MAX as usize);
+        let waiting = Pool::new(may_wait(&options));
         let path = options.path.clone();
         if let Some(path) = &path {
             std::fs::create_dir_all(writer::folder_of(path))?;
@@ -350,7 +358,7 @@ impl Store {
             Some(path) => rows::start(&path, writer.clone())?,
             None => rows::through(requests.clone()),
         };
-        Ok(Store { shared: writer, requests, reads, waiting: Arc::new(Semaphore::new(limit)), limit, pools })
+        Ok(Store { shared: writer, requests, reads, waiting, pools })
     }
 
     /// What sources draw from before they buffer what comes in.
@@ -362,13 +370,15 @@ impl Store {
     pub async fn commit(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
         let size = 256 + step.appends.iter().map(|a| a.batch.bytes()).sum::<usize>();
         // A consumer cannot split its step: it takes all the room there is.
-        if size > self.limit && step.is_intake() {
-            return Err(Refusal::TooLarge { size, limit: self.limit });
+        let limit = self.waiting.limit();
+        if size > limit && step.is_intake() {
+            return Err(Refusal::TooLarge { size, limit });
         }
-        let permit =
-            self.waiting.clone().acquire_many_owned(size.min(self.limit) as u32).await.map_err(|_| Refusal::Closed)?;
+        let mut share = self.waiting.share();
+        // It is false only if the limit was lowered meanwhile.
+        while !share.wait(size.min(self.waiting.limit())).await {}
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Commit { step, permit: Some(permit), reply })?;
+        self.send(Request::Commit { step, share, reply })?;
         answer.await.map_err(|_| Refusal::Closed)?
     }
 
@@ -380,8 +390,12 @@ impl Store {
 
     /// Registers a consumer of topics, or finds it again; its cursors hold what it has not passed.
     pub async fn consumer(&self, name: &str, topics: &[Arc<str>], start: Start) -> Result<u32, Refusal> {
+        self.register(name, topics, start, true).await
+    }
+
+    async fn register(&self, name: &str, topics: &[Arc<str>], start: Start, drops: bool) -> Result<u32, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Consumer { name: name.to_owned(), topics: topics.to_vec(), start, reply })?;
+        self.send(Request::Consumer { name: name.to_owned(), topics: topics.to_vec(), start, drops, reply })?;
         answer.await.map_err(|_| Refusal::Closed)?
     }
 

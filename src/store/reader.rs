@@ -70,6 +70,8 @@ pub struct Reader {
     lanes: BTreeMap<u16, Position>,
     /// Lanes of a lower priority are not read.
     floor: u8,
+    /// Which state of the topics' `ttl` the lanes know.
+    ttl_changes: u64,
     signal: Arc<Notify>,
 }
 
@@ -100,8 +102,8 @@ impl Reader {
         let name = consumer.and_then(|c| Some(shared.view().index.consumers.get(&c)?.name.clone()));
         let topics = name.map_or_else(|| topics.to_vec(), |name| with_retries(&name, topics));
         let signal = shared.signal(&topics, consumer.is_none());
-        let lanes = BTreeMap::new();
-        Reader { shared, reads, topics, consumer, begins: None, moved: 0, lanes, floor: 0, signal }
+        let (lanes, ttl_changes) = (BTreeMap::new(), shared.ttl_changes());
+        Reader { shared, reads, topics, consumer, begins: None, moved: 0, lanes, floor: 0, ttl_changes, signal }
     }
 
     /// Begins at the cursors, wherever it stood.
@@ -301,6 +303,12 @@ impl Reader {
 
     /// Takes up lanes that appeared: at the consumer's cursor, or at their beginning, or (at the start of a tail) end.
     fn find_lanes(&mut self, at_end: bool) {
+        let changes = self.shared.ttl_changes();
+        if std::mem::replace(&mut self.ttl_changes, changes) != changes {
+            for position in self.lanes.values_mut() {
+                position.ttl = self.shared.ttl(&position.place.topic);
+            }
+        }
         let view = self.shared.view();
         for (id, lane) in &view.index.lanes {
             if self.lanes.contains_key(id) || !self.topics.contains(&lane.topic) {

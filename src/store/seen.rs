@@ -67,6 +67,11 @@ impl Seen {
         Ok(seen)
     }
 
+    /// From now on so long, and so many; what is over goes with the next commit.
+    pub fn set_window(&mut self, window: Window) {
+        self.window = window;
+    }
+
     /// Judges an id and, when it is new, takes it into the open transaction. `source` keeps producers of different
     /// sources apart.
     pub fn judge(&mut self, source: u16, mark: &Mark) -> Verdict {

@@ -78,14 +78,13 @@ pub(super) struct Space {
 
 impl Space {
     pub fn new(options: &Options, room: Option<Room>) -> Self {
-        let high = options.high;
-        Space {
-            soft: options.soft.unwrap_or(high),
-            high,
-            low: options.low,
-            critical: options.critical.unwrap_or(high.saturating_add(high / 16)),
-            events: options.events,
-            free: options.free.unwrap_or(room.map_or(0, |room| (64 << 20).min(room.total / 16))),
+        let mut space = Space {
+            soft: 0,
+            high: 0,
+            low: 0,
+            critical: 0,
+            events: None,
+            free: 0,
             over: [false; 3],
             used: 0,
             stored: 0,
@@ -94,7 +93,20 @@ impl Space {
             failing: false,
             turns: HashMap::new(),
             held: Vec::new(),
-        }
+        };
+        space.set(options, room);
+        space
+    }
+
+    /// Other marks: which are passed is seen at the next look.
+    pub fn set(&mut self, options: &Options, room: Option<Room>) {
+        let high = options.high;
+        self.soft = options.soft.unwrap_or(high);
+        self.high = high;
+        self.low = options.low;
+        self.critical = options.critical.unwrap_or(high.saturating_add(high / 16));
+        self.events = options.events;
+        self.free = options.free.unwrap_or(room.map_or(0, |room| (64 << 20).min(room.total / 16)));
     }
 
     /// Whether the mark of a priority's class is passed.
@@ -247,14 +259,14 @@ impl Writer {
         let size = |step: &Step| step.appends.iter().map(|a| a.batch.bytes()).sum::<usize>();
         let (mut go, mut bytes) = (Vec::new(), 0);
         let all = std::mem::take(&mut self.space.held).into_iter().chain(steps.into_iter().map(|step| (now, step)));
-        for (since, (step, permit, reply)) in all {
+        for (since, (step, share, reply)) in all {
             if !waits(self, &step) {
-                go.push((step, permit, reply));
+                go.push((step, share, reply));
             } else if since.elapsed() < PATIENCE && bytes + size(&step) <= self.options.waiting / 2 {
                 bytes += size(&step);
-                self.space.held.push((since, (step, permit, reply)));
+                self.space.held.push((since, (step, share, reply)));
             } else {
-                drop(permit);
+                drop(share);
                 reply.send(Err(Refusal::Full)).ok();
             }
         }

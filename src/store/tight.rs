@@ -194,7 +194,7 @@ impl Writer {
         if since.is_some() && self.transaction(|writer| writer.apply(&riding).map(drop)).is_err() {
             self.put_back(riding);
         }
-        for (step, permit, reply) in steps {
+        for (step, share, reply) in steps {
             let mut placed = Vec::new();
             let answer = if step.is_outside() {
                 Err(Refusal::Full)
@@ -206,7 +206,7 @@ impl Writer {
                     Ok(())
                 })
             };
-            drop(permit);
+            drop(share);
             reply.send(answer.map(|()| placed)).ok();
         }
         for _ in 0..TRIMS {

@@ -20,7 +20,7 @@ use super::{
     tight::Disk,
     trim,
 };
-use crate::clock;
+use crate::{budget::Share, clock};
 use rusqlite::Connection;
 use std::{
     collections::BTreeSet,
@@ -29,7 +29,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 /// A step that rides is on disk at the latest after this.
 const RIDE: Duration = Duration::from_millis(200);
@@ -43,7 +43,7 @@ const ORDINARY: u8 = 4;
 
 type Reply = oneshot::Sender<Result<Vec<Placed>, Refusal>>;
 /// A step that somebody waits for.
-pub(super) type Waiting = (Step, Option<OwnedSemaphorePermit>, Reply);
+pub(super) type Waiting = (Step, Share, Reply);
 
 pub(super) struct Writer {
     pub(super) db: Connection,
@@ -185,7 +185,7 @@ impl Writer {
         let (mut steps, mut rest) = (Vec::new(), Vec::new());
         for request in group {
             match request {
-                Request::Commit { step, permit, reply } => steps.push((step, permit, reply)),
+                Request::Commit { step, share, reply } => steps.push((step, share, reply)),
                 Request::Ride(step) => {
                     self.ride_since.get_or_insert_with(Instant::now);
                     self.riding.fold(step);
@@ -205,12 +205,12 @@ impl Writer {
         }
         for request in rest {
             match request {
-                Request::Consumer { name, topics, start, reply } => {
+                Request::Consumer { name, topics, start, drops, reply } => {
                     let generation = self.shared.generation();
-                    let mut done = self.alone(|w| w.register(&name, &topics, start));
+                    let mut done = self.alone(|w| w.register(&name, &topics, start, drops));
                     if generation != self.shared.generation() {
                         // The database was broken, and a fresh one took its place.
-                        done = self.alone(|w| w.register(&name, &topics, start));
+                        done = self.alone(|w| w.register(&name, &topics, start, drops));
                     }
                     reply.send(done).ok();
                 }
@@ -257,8 +257,8 @@ impl Writer {
             }
             answers = steps.iter().map(|_| Err(refusal.clone())).collect();
         }
-        for ((_, permit, reply), answer) in steps.into_iter().zip(answers) {
-            drop(permit);
+        for ((_, share, reply), answer) in steps.into_iter().zip(answers) {
+            drop(share);
             reply.send(answer).ok();
         }
     }

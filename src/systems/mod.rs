@@ -51,13 +51,47 @@ pub struct Systems(BTreeMap<String, Named>);
 struct Named {
     /// `None`: its own configuration is wrong.
     system: Option<System>,
+    mark: Mark,
+    /// By anybody, and by whom these `Systems` were made for.
     used: Arc<AtomicBool>,
+    noted: Arc<AtomicBool>,
 }
+
+/// What tells whether something is as it was: the SHA-256 of its configuration, so that no secret is kept for that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark(pub [u8; 32]);
 
 impl Systems {
     /// Adds one, or replaces it; `None` for one whose own configuration is wrong.
     pub fn insert(&mut self, name: &str, system: impl Into<Option<System>>) {
-        self.0.insert(name.to_owned(), Named { system: system.into(), used: Arc::default() });
+        self.insert_marked(name, system, Mark::default());
+    }
+
+    /// As `insert`, with what tells it from another of that name.
+    pub fn insert_marked(&mut self, name: &str, system: impl Into<Option<System>>, mark: Mark) {
+        let named = Named { system: system.into(), mark, used: Arc::default(), noted: Arc::default() };
+        self.0.insert(name.to_owned(), named);
+    }
+
+    /// The system of that name, if it has this mark.
+    pub fn as_marked(&self, name: &str, mark: &Mark) -> Option<System> {
+        self.0.get(name).filter(|named| named.mark == *mark)?.system.clone()
+    }
+
+    /// The mark of the system of that name.
+    pub fn mark(&self, name: &str) -> Mark {
+        self.0.get(name).map(|named| named.mark).unwrap_or_default()
+    }
+
+    /// The same systems, which note on their own who is asked for.
+    pub fn noting(&self) -> Systems {
+        let own = |(name, named): (&String, &Named)| (name.clone(), Named { noted: Arc::default(), ..named.clone() });
+        Systems(self.0.iter().map(own).collect())
+    }
+
+    /// The marks of those that were noted.
+    pub fn marks_used(&self) -> impl Iterator<Item = &Mark> {
+        self.0.values().filter(|named| named.noted.load(Ordering::Relaxed)).map(|named| &named.mark)
     }
 
     /// The key-value store of that name; the error says what is wrong with the name.
@@ -114,6 +148,7 @@ impl Systems {
             });
         };
         named.used.store(true, Ordering::Relaxed);
+        named.noted.store(true, Ordering::Relaxed);
         named.system.as_ref().ok_or_else(|| format!("the system `{name}` is itself wrong"))
     }
 }

@@ -21,6 +21,7 @@ mod operate;
 mod outage;
 mod poison;
 mod refused;
+mod reload;
 mod rig;
 mod security;
 mod service;

@@ -218,7 +218,14 @@ fn whole_address(text: &str) -> Result<String, String> {
 
 /// The buses of a gateway.
 #[derive(Clone, Default)]
-pub struct Buses(Arc<Mutex<BTreeMap<String, Arc<Bus>>>>);
+pub struct Buses(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    buses: BTreeMap<String, Arc<Bus>>,
+    /// Those of the configuration before: one that is as it was is the same line, which is not to be opened twice.
+    before: BTreeMap<String, Arc<Bus>>,
+}
 
 impl Buses {
     /// The bus at a path or address: the same one for all who ask. The error is the field, and what is wrong with it.
@@ -228,18 +235,30 @@ impl Buses {
             Some(rtu) => rtu.path.display().to_string(),
             None => whole_address(connect.tcp.as_deref().unwrap_or_default()).unwrap_or_default(),
         };
-        let mut buses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bus = buses.entry(place.clone()).or_insert_with(|| Arc::new(new));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.before.get(&place).filter(|bus| bus.connect.rtu == connect.rtu).cloned();
+        let bus = known.buses.entry(place.clone()).or_insert_with(|| before.unwrap_or_else(|| Arc::new(new)));
         if bus.connect.rtu != connect.rtu {
             return Err(("rtu", format!("another component uses `{place}` with other settings")));
         }
         Ok(bus.clone())
     }
+
+    /// Those of the configuration that comes after: none yet, but these to choose from until it is settled.
+    pub fn next(&self) -> Buses {
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).buses.clone();
+        Buses(Arc::new(Mutex::new(Known { before, ..Known::default() })))
+    }
+
+    /// All that there are have been asked for: the others may be closed.
+    pub fn settle(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).before.clear();
+    }
 }
 
 impl std::fmt::Debug for Buses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.lock().unwrap_or_else(PoisonError::into_inner).keys()).finish()
+        f.debug_set().entries(self.0.lock().unwrap_or_else(PoisonError::into_inner).buses.keys()).finish()
     }
 }
 

@@ -1,0 +1,486 @@
+//! Another configuration for a gateway that runs: what is in both runs on, and one that does not stay goes back by itself.
+
+use super::{
+    Plan, Sum, options,
+    order::{Asked, Changed, Denied, Order, Origin, Origins},
+    parts::{Parts, Swapped},
+    status::{Running, Shown},
+    versions::{State, Versions, sum_of, write_file},
+};
+use crate::{
+    config::{self, Before, Problem, Settings},
+    store::{Options, Store},
+};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tokio::{sync::mpsc, time::sleep_until};
+
+/// How long a disk is waited for that does not take a new consumer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The writer of a store that works answers sooner.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// A configuration that may go back.
+struct Trial {
+    number: u32,
+    /// What comes back.
+    text: String,
+    until: Instant,
+    must: bool,
+    /// What was down before.
+    down: BTreeSet<String>,
+    /// Consumers that only it has.
+    made: Vec<String>,
+}
+
+/// What is to be done next.
+pub(super) enum Next {
+    Asked(Asked),
+    /// The time of the trial is over.
+    Over,
+    /// Something cannot go on.
+    Failed(String),
+    /// All sources were bounded and have ended.
+    Drained,
+}
+
+/// A gateway that runs, with what it needs to become another.
+pub(super) struct Live<'a> {
+    pub origin: &'a Origin<'a>,
+    pub parts: Parts,
+    pub view: Running,
+    pub store: Store,
+    pub failures: mpsc::Receiver<String>,
+    /// One that came in a change and is still to be looked at.
+    failure: Option<String>,
+    pub orders: mpsc::Receiver<Asked>,
+    /// As it runs.
+    pub text: String,
+    pub settings: Settings,
+    pub before: Before,
+    pub versions: Option<Versions>,
+    trial: Option<Trial>,
+    /// It is to start again as a whole.
+    pub restarts: bool,
+}
+
+impl<'a> Live<'a> {
+    pub fn new(
+        origin: &'a Origin<'a>,
+        parts: Parts,
+        view: Running,
+        (failures, orders): (mpsc::Receiver<String>, mpsc::Receiver<Asked>),
+        text: String,
+        (settings, before): (Settings, Before),
+        versions: Option<Versions>,
+    ) -> Live<'a> {
+        let store = view.store().clone();
+        let (trial, restarts) = (None, false);
+        let mut live = Live {
+            origin,
+            parts,
+            view,
+            store,
+            failures,
+            failure: None,
+            orders,
+            text,
+            settings,
+            before,
+            versions,
+            trial,
+            restarts,
+        };
+        let number = live.begin("start", State::Confirmed);
+        if let (Err(error), true) = (&number, live.versions.is_some()) {
+            log::warn!("this version of the configuration is not kept: {error}");
+        }
+        live.show(number.ok());
+        live
+    }
+
+    /// Waits for what is to be done.
+    pub async fn next(&mut self) -> anyhow::Result<Next> {
+        if let Some(failure) = self.failure.take() {
+            return Ok(Next::Failed(failure));
+        }
+        let until = self.trial.as_ref().map(|trial| trial.until);
+        let over = async {
+            match until {
+                Some(until) => sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(failure) = self.failures.recv() => Ok(Next::Failed(failure)),
+            Some(asked) = self.orders.recv() => Ok(Next::Asked(asked)),
+            () = over => Ok(Next::Over),
+            ended = self.parts.ended() => ended.map(|()| Next::Drained),
+        }
+    }
+
+    /// SIGHUP: what the file says now. A wrong one is told, and nothing changes.
+    pub async fn hangup(&mut self) -> anyhow::Result<()> {
+        let text = match config::read(self.origin.file) {
+            Ok(text) => text,
+            Err(problem) => {
+                self.wrong("", &[problem.to_string()]);
+                return Ok(());
+            }
+        };
+        match self.adopt(text.clone(), "sighup", None).await? {
+            Ok(_) => {}
+            Err(Denied::Wrong(problems)) => self.wrong(&text, &problems),
+            Err(Denied::Conflict(why) | Denied::Failed(why)) => self.wrong(&text, &[why]),
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, text: &str, problems: &[String]) {
+        log::error!("the configuration is wrong; going on with the old one");
+        problems.iter().for_each(|problem| log::error!("{problem}"));
+        self.view.note(|origins| (origins.wrong, origins.wrong_sum) = (problems.to_vec(), sum_of(text)));
+    }
+
+    /// Does what an operator asked for.
+    pub async fn obey(&mut self, asked: Asked) -> anyhow::Result<()> {
+        let done = match asked.order {
+            Order::Confirm => match self.confirm() {
+                Ok(changed) => {
+                    self.parts.settle().await;
+                    Ok(changed)
+                }
+                Err(denied) => Err(denied),
+            },
+            Order::Apply { .. } if self.trial.is_some() => {
+                Err(Denied::Conflict("a configuration is on trial: confirm it, or roll it back".into()))
+            }
+            Order::Apply { text, within } => self.adopt(text, "api", Some(within)).await?,
+            Order::Rollback(None) if self.trial.is_some() => self.back("an operator rolled it back").await?,
+            Order::Rollback(number) => match self.earlier(number) {
+                Ok(text) => self.adopt(text, "rollback", Some(None)).await?,
+                Err(denied) => Err(denied),
+            },
+        };
+        asked.reply.send(done).ok();
+        Ok(())
+    }
+
+    fn earlier(&self, number: Option<u32>) -> Result<String, Denied> {
+        let none = || Denied::Conflict("there is no earlier version".into());
+        let versions = self.versions.as_ref().ok_or_else(none)?;
+        let number = number.or_else(|| Some(versions.before()?.number)).ok_or_else(none)?;
+        versions.text(number).map_err(|error| Denied::Conflict(format!("version {number}: {error}")))
+    }
+
+    /// Goes over to another text, or stays what it is. `ordered`: by an operator, who wants it in the file too, maybe for a
+    /// trial. The error ends the gateway: there is no way on and none back.
+    async fn adopt(
+        &mut self,
+        text: String,
+        by: &str,
+        ordered: Option<Option<Duration>>,
+    ) -> anyhow::Result<Result<Changed, Denied>> {
+        let (plan, warnings) = match (self.origin.build)(&text, Some(&self.before)) {
+            Ok(built) => built,
+            Err(problems) => return Ok(Err(Denied::Wrong(problems.iter().map(Problem::to_string).collect()))),
+        };
+        let warnings: Vec<String> = warnings.iter().map(Problem::to_string).collect();
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let restarts = self.parts.stateless() || whole(&self.settings) != whole(&plan.settings);
+        let within = match ordered {
+            Some(within) => within,
+            None => plan.settings.gateway.confirm.map(|span| span.0),
+        };
+        let same = self.versions.as_ref().and_then(Versions::running).is_some_and(|v| v.sha256 == sum_of(&text));
+        let tried = within.filter(|_| !restarts && !same);
+        if ordered.flatten().is_some() && restarts {
+            let why = "another `store.path` or `gateway.id` starts the whole gateway again and cannot be tried";
+            return Ok(Err(Denied::Conflict(why.into())));
+        }
+        let (old, base) = (std::mem::replace(&mut self.text, text), self.trial.take());
+        let number = match self.written(by, tried, same, ordered.is_some()) {
+            Ok(number) => number,
+            Err(why) => {
+                (self.text, self.trial) = (old, base);
+                return Ok(Err(Denied::Failed(why)));
+            }
+        };
+        if restarts {
+            self.restarts = true;
+            return Ok(Ok(Changed { version: number, restarts, warnings, ..Changed::default() }));
+        }
+        let down = self.down();
+        let (done, made) = self.swap(plan).await;
+        let swapped = match done {
+            Ok(swapped) => swapped,
+            Err((why, torn)) => {
+                let failed = std::mem::replace(&mut self.text, old);
+                self.undo(number, &failed, &why, torn, &made).await?;
+                if let (Some(base), Some(versions)) = (&base, &mut self.versions) {
+                    versions.end(base.number, State::OnTrial, "", false).ok();
+                }
+                self.trial = base;
+                return Ok(Err(Denied::Failed(why)));
+            }
+        };
+        log::info!(
+            "took over the configuration: started {:?}, stopped {:?}, {} run on",
+            swapped.started,
+            swapped.stopped,
+            swapped.kept
+        );
+        self.taken(tried, number, ordered.is_some(), (old, down, made), base).await;
+        self.show(number);
+        let Swapped { started, stopped, kept, .. } = swapped;
+        Ok(Ok(Changed { version: number, started, stopped, kept, restarts, warnings }))
+    }
+
+    /// It runs: on trial, with what comes back, what was down before and the consumers that only it has; or for good.
+    async fn taken(
+        &mut self,
+        tried: Option<Duration>,
+        number: Option<u32>,
+        must: bool,
+        (old, down, made): (String, BTreeSet<String>, Vec<String>),
+        base: Option<Trial>,
+    ) {
+        match (tried, number) {
+            (Some(within), Some(number)) => {
+                // What was on trial before never ran for good: what comes back is what ran before that.
+                let (text, mut all) = base.map_or((old, Vec::new()), |base| (base.text, base.made));
+                all.extend(made);
+                log::info!("on trial for {} s", within.as_secs());
+                let until = Instant::now() + within;
+                self.trial = Some(Trial { number, text, until, must, down, made: all });
+            }
+            _ => match base {
+                Some(base) if number == Some(base.number) => self.trial = Some(base),
+                base => {
+                    self.parts.settle().await;
+                    self.parts.forget(&base.map_or_else(Vec::new, |base| base.made)).await;
+                }
+            },
+        }
+    }
+
+    /// Writes down what is about to run, and, if it is ordered, over the file. Where nothing can come back, nothing is tried.
+    fn written(&mut self, by: &str, tried: Option<Duration>, same: bool, ordered: bool) -> Result<Option<u32>, String> {
+        let on_trial = self.versions.as_ref().and_then(Versions::on_trial).map(|version| version.number);
+        if same && !ordered {
+            return Ok(self.versions.as_ref().and_then(Versions::running).map(|version| version.number));
+        }
+        if let (Some(number), Some(versions)) = (on_trial, &mut self.versions) {
+            versions.end(number, State::RolledBack, "another took its place", false).map_err(|e| e.to_string())?;
+        }
+        let number = self.begin(by, if tried.is_some() { State::OnTrial } else { State::Confirmed });
+        let number = match number {
+            Err(error) if tried.is_some() => {
+                return Err(format!("it cannot be tried, since the one before cannot be written down: {error}"));
+            }
+            Err(error) => {
+                log::warn!("this version of the configuration is not kept: {error}");
+                None
+            }
+            Ok(number) => Some(number),
+        };
+        if ordered && let Err(why) = write_file(self.origin.file, &self.text) {
+            self.close(number, &why, false);
+            return Err(format!("{why}; nothing was changed"));
+        }
+        Ok(number)
+    }
+
+    fn begin(&mut self, by: &str, state: State) -> std::io::Result<u32> {
+        match &mut self.versions {
+            Some(versions) => versions.begin(&self.text, by, state),
+            None => Err(std::io::Error::other("nothing is stored")),
+        }
+    }
+
+    /// The parts become those of a plan, and the store takes its options over. Gives the consumers that are new to the store,
+    /// too.
+    async fn swap(&mut self, plan: Plan) -> (Result<Swapped, (String, bool)>, Vec<String>) {
+        let mut plan = plan;
+        let sum = match Sum::of(&plan) {
+            Ok(sum) => sum,
+            Err(why) => return (Err((why, false)), Vec::new()),
+        };
+        sum.fill_in(&mut plan);
+        let settings = plan.settings.clone();
+        let before = Before { systems: plan.systems.clone(), buses: plan.buses.clone() };
+        let store = store_options(&settings, &sum, false);
+        if let Err(refusal) = self.store.change(store).await {
+            return (Err((refusal.to_string(), false)), Vec::new());
+        }
+        match self.parts.swap(plan, &sum, Some(PATIENCE)).await {
+            Ok(swapped) => {
+                (self.settings, self.before) = (settings, before);
+                // That one could not go on which is stopped by now is nothing to us any more.
+                while let Ok(failure) = self.failures.try_recv() {
+                    let of =
+                        |name: &String| failure.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':'));
+                    if !swapped.stopped.iter().any(of) {
+                        self.failure = Some(failure);
+                    }
+                }
+                let made = swapped.made.clone();
+                (Ok(swapped), made)
+            }
+            Err(failure) => (Err((format!("{:#}", failure.why), failure.torn)), failure.made),
+        }
+    }
+
+    /// A change did not work: the text before, which is `self.text` again, comes back.
+    async fn undo(
+        &mut self,
+        number: Option<u32>,
+        failed: &str,
+        why: &str,
+        torn: bool,
+        made: &[String],
+    ) -> anyhow::Result<()> {
+        log::error!("the configuration could not be taken over; going back: {why}");
+        let left = self.restore(failed);
+        let back = (self.origin.build)(&self.text, Some(&self.before));
+        let (plan, _) = back.map_err(|problems| anyhow::anyhow!("there is no way back: {}", problems[0]))?;
+        if let (Err((why, _)), _) = self.swap(plan).await {
+            anyhow::ensure!(!torn, "there is no way back: {why}");
+            log::error!("the store keeps some of the new settings: {why}");
+        }
+        self.parts.forget(made).await;
+        self.close(number, why, left);
+        let running = self.versions.as_ref().and_then(Versions::running).map(|version| version.number);
+        self.show(running);
+        Ok(())
+    }
+
+    /// Takes a text out of the file that is not to be there, and puts in what runs; gives whether it is still there.
+    fn restore(&self, failed: &str) -> bool {
+        let there = config::read(self.origin.file).is_ok_and(|text| text == failed);
+        if !there || failed == self.text {
+            return false;
+        }
+        let written = write_file(self.origin.file, &self.text);
+        written.inspect_err(|why| log::error!("the file still says what went back: {why}")).is_err()
+    }
+
+    fn close(&mut self, number: Option<u32>, why: &str, left_in_file: bool) {
+        if let (Some(number), Some(versions)) = (number, &mut self.versions)
+            && let Err(error) = versions.end(number, State::RolledBack, why, left_in_file)
+        {
+            log::warn!("the end of version {number} of the configuration could not be written down: {error}");
+        }
+    }
+
+    fn confirm(&mut self) -> Result<Changed, Denied> {
+        let Some(trial) = self.trial.take() else { return Err(Denied::Conflict("nothing is on trial".into())) };
+        if let Some(versions) = &mut self.versions
+            && let Err(error) = versions.end(trial.number, State::Confirmed, "", false)
+        {
+            let why = format!("it cannot be written down: {error}");
+            self.trial = Some(trial);
+            return Err(Denied::Failed(why));
+        }
+        log::info!("version {} of the configuration stays", trial.number);
+        self.show(Some(trial.number));
+        Ok(Changed { version: Some(trial.number), ..Changed::default() })
+    }
+
+    /// The time of the trial is over.
+    pub async fn over(&mut self) -> anyhow::Result<()> {
+        let Some(trial) = &self.trial else { return Ok(()) };
+        let down = self.view.down().into_iter().filter(|(name, ..)| !trial.down.contains(name));
+        let mut wrong: Vec<String> = down.map(|(name, reason, _)| format!("`{name}` is down: {reason}")).collect();
+        wrong.extend(self.view.stuck().into_iter().map(|name| format!("`{name}` makes no progress")));
+        wrong.extend(self.store.answers(PROGRESS).await.err());
+        let why = match wrong.is_empty() {
+            true if trial.must => "it was not confirmed in time".to_owned(),
+            true => {
+                if let Err(Denied::Failed(why)) = self.confirm() {
+                    log::warn!("the configuration on trial stays, but {why}");
+                    self.trial = None;
+                }
+                self.parts.settle().await;
+                return Ok(());
+            }
+            false => wrong.join("; "),
+        };
+        self.back(&why).await?.ok();
+        Ok(())
+    }
+
+    /// A part cannot go on: on trial, the one before comes back; else it is the end.
+    pub async fn failed(&mut self, failure: String) -> anyhow::Result<()> {
+        anyhow::ensure!(self.trial.is_some(), failure);
+        self.back(&failure).await?.ok();
+        Ok(())
+    }
+
+    /// What is on trial goes back.
+    async fn back(&mut self, why: &str) -> anyhow::Result<Result<Changed, Denied>> {
+        let Some(trial) = self.trial.take() else { return Ok(Err(Denied::Conflict("nothing is on trial".into()))) };
+        let failed = std::mem::replace(&mut self.text, trial.text);
+        self.undo(Some(trial.number), &failed, why, true, &trial.made).await?;
+        self.parts.settle().await;
+        log::warn!("version {} of the configuration went back: {why}", trial.number);
+        let version = self.versions.as_ref().and_then(Versions::running).map(|version| version.number);
+        Ok(Ok(Changed { version, ..Changed::default() }))
+    }
+
+    fn down(&self) -> BTreeSet<String> {
+        self.view.down().into_iter().map(|(name, ..)| name).collect()
+    }
+
+    /// What operators see.
+    fn show(&self, version: Option<u32>) {
+        let parts = &self.parts;
+        self.view.show(Shown { sources: parts.sources(), meters: parts.meters(), beats: parts.beats() });
+        let trial = self.trial.as_ref().map(|trial| (trial.until, trial.must));
+        let (file, sum) = (self.origin.file.to_owned(), sum_of(&self.text));
+        let store = self.versions.is_some().then(|| PathBuf::from(&self.settings.store.path));
+        self.view.note(|known| {
+            let (wrong, wrong_sum) =
+                if known.sum == sum { (known.wrong.clone(), known.wrong_sum.clone()) } else { Default::default() };
+            *known = Origins { file, store, version, sum, wrong, wrong_sum, trial };
+        });
+    }
+}
+
+/// What cannot be changed while it runs: the place of the store, and the name by which others know the gateway.
+fn whole(settings: &Settings) -> (&str, &str) {
+    (&settings.store.path, &settings.gateway.id)
+}
+
+/// How the store of a configuration is opened, with the sizes that it is given.
+pub(super) fn store_options(settings: &Settings, sum: &Sum, stateless: bool) -> Options {
+    let pools = sum.pools(settings.gateway.memory.is_some());
+    Options { waiting: sum.waiting, tails: sum.tails, pools, ..options(settings, stateless) }
+}
+
+/// What is to run at a start: what the file says, unless that was on trial when the gateway ended, or had gone back while it
+/// could not be taken out of the file. Then it is what ran for good before, which is written into the file, if that can be.
+pub fn at_start(file: &Path, text: &str, store: &Path) -> Option<String> {
+    let mut versions = Versions::beside(store);
+    let left = versions.left()?.clone();
+    let why = if left.why.is_empty() { "the gateway ended before it was confirmed" } else { &left.why };
+    let confirmed = versions.confirmed().filter(|_| left.sha256 == sum_of(text)).map(|version| version.number);
+    let confirmed = confirmed.and_then(|number| {
+        let text = versions.text(number);
+        let text = text.inspect_err(|error| log::error!("version {number} of the configuration is gone: {error}"));
+        Some((number, text.ok()?))
+    });
+    let mut stays = false;
+    if let Some((number, text)) = &confirmed {
+        log::warn!("version {} of the configuration went back to version {number}: {why}", left.number);
+        let written = write_file(file, text);
+        stays = written.inspect_err(|why| log::error!("the file still says what went back: {why}")).is_err();
+    }
+    if let Err(error) = versions.end(left.number, State::RolledBack, why, stays) {
+        log::warn!("the end of version {} of the configuration could not be written down: {error}", left.number);
+    }
+    confirmed.map(|(_, text)| text)
+}

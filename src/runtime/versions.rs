@@ -1,0 +1,282 @@
+//! The configurations that ran, in the folder `STORE-config` beside the store: each as it was written, with when it came, by
+//! whom, and how it ended. So one that is on trial goes back whatever happens, and the way back is known later, too.
+
+use crate::{clock, store::beside};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
+    path::{Path, PathBuf},
+};
+
+/// So many are kept, each of at most 4 MiB as its file was.
+const MOST: usize = 20;
+/// Bytes of the list of all.
+const LIST: u64 = 1 << 20;
+/// Bytes of a configuration.
+const LARGEST: u64 = 4 << 20;
+
+/// What became of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It goes back by itself, unless it is confirmed.
+    OnTrial,
+    /// It ran for good; the last of these does so still.
+    Confirmed,
+    /// The one before came back.
+    RolledBack,
+}
+
+/// A configuration that ran.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Version {
+    pub number: u32,
+    /// When it came, RFC 3339, and how far that clock can be trusted.
+    pub at: String,
+    pub clock: String,
+    /// `start`, `sighup`, `api` or `rollback`.
+    pub by: String,
+    pub state: State,
+    /// Why it was rolled back.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    /// Of its text.
+    pub sha256: String,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct List {
+    /// The confirmed one.
+    running: Option<u32>,
+    /// One that went back while its text could not be taken out of the file: a start leaves it, too.
+    #[serde(default)]
+    rejected: Option<u32>,
+    versions: Vec<Version>,
+}
+
+/// All that are kept.
+pub struct Versions {
+    folder: PathBuf,
+    list: List,
+}
+
+/// Of a text.
+pub(super) fn sum_of(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Versions {
+    /// Those beside a store. What cannot be read counts as none.
+    pub fn beside(store: &Path) -> Versions {
+        let folder = beside(store, "-config");
+        let list = read(&folder.join("list.json"), LIST).and_then(|text| Ok(serde_json::from_str(&text)?));
+        let list = list.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                log::warn!("`{}`: the versions of the configuration are not known: {error}", folder.display());
+            }
+            List::default()
+        });
+        Versions { folder, list }
+    }
+
+    /// All, the oldest first.
+    pub fn all(&self) -> &[Version] {
+        &self.list.versions
+    }
+
+    pub fn get(&self, number: u32) -> Option<&Version> {
+        self.list.versions.iter().find(|version| version.number == number)
+    }
+
+    /// The one that runs for good, or that comes back if the one on trial does not stay.
+    pub fn confirmed(&self) -> Option<&Version> {
+        self.list.running.and_then(|number| self.get(number))
+    }
+
+    pub fn on_trial(&self) -> Option<&Version> {
+        self.list.versions.iter().find(|version| version.state == State::OnTrial)
+    }
+
+    /// The one that runs.
+    pub fn running(&self) -> Option<&Version> {
+        self.on_trial().or_else(|| self.confirmed())
+    }
+
+    /// The last that ran for good before the one that runs.
+    pub fn before(&self) -> Option<&Version> {
+        let now = self.running()?;
+        let earlier = self.list.versions.iter().rev().skip_while(|version| version.number >= now.number);
+        earlier.filter(|version| version.sha256 != now.sha256).find(|version| version.state == State::Confirmed)
+    }
+
+    /// As it was written.
+    pub fn text(&self, number: u32) -> io::Result<String> {
+        read(&self.place(number), LARGEST)
+    }
+
+    fn place(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("{number}.jsonc"))
+    }
+
+    /// Writes down that a configuration is about to run, for good or on trial; gives its number. The text that runs already
+    /// keeps the number it has.
+    pub fn begin(&mut self, text: &str, by: &str, state: State) -> io::Result<u32> {
+        let sha256 = sum_of(text);
+        if let Some(same) = self.confirmed().filter(|version| version.sha256 == sha256 && self.on_trial().is_none()) {
+            return Ok(same.number);
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let number = self.list.versions.last().map_or(1, |last| last.number + 1);
+        replace(&self.place(number), text, None)?;
+        let now = clock::stamp();
+        let (at, clock) = (clock::rfc3339(now.wall_ms), now.quality.name().to_owned());
+        let version = Version { number, at, clock, by: by.to_owned(), state, why: String::new(), sha256 };
+        self.list.versions.push(version);
+        if state == State::Confirmed {
+            self.list.running = Some(number);
+        }
+        self.list.rejected = None;
+        self.drop_oldest();
+        self.save()?;
+        Ok(number)
+    }
+
+    /// What became of one that was begun. `left_in_file`: its text still stands in the file.
+    pub fn end(&mut self, number: u32, state: State, why: &str, left_in_file: bool) -> io::Result<()> {
+        let Some(version) = self.list.versions.iter_mut().find(|version| version.number == number) else {
+            return Ok(());
+        };
+        (version.state, version.why) = (state, why.to_owned());
+        match state {
+            State::Confirmed => self.list.running = Some(number),
+            State::RolledBack if self.list.running == Some(number) => {
+                let earlier = self.list.versions.iter().rev().filter(|v| v.number < number);
+                self.list.running = earlier.into_iter().find(|v| v.state == State::Confirmed).map(|v| v.number);
+            }
+            _ => {}
+        }
+        self.list.rejected = left_in_file.then_some(number);
+        self.save()
+    }
+
+    /// One that is not to run at a start, though it may stand in the file: it was on trial when the gateway ended, or went back
+    /// while its text could not be taken out.
+    pub(super) fn left(&self) -> Option<&Version> {
+        self.on_trial().or_else(|| self.get(self.list.rejected?))
+    }
+
+    fn drop_oldest(&mut self) {
+        let running = self.list.running;
+        while self.list.versions.len() > MOST {
+            let spare = |version: &Version| Some(version.number) != running && version.state != State::OnTrial;
+            let Some(at) = self.list.versions.iter().position(spare) else { return };
+            let gone = self.list.versions.remove(at);
+            fs::remove_file(self.place(gone.number)).ok();
+        }
+    }
+
+    fn save(&self) -> io::Result<()> {
+        replace(&self.folder.join("list.json"), &serde_json::to_string_pretty(&self.list)?, None)
+    }
+}
+
+fn read(path: &Path, limit: u64) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(limit).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Puts a text in the place of a file, which is there whole whatever happens: the old one or the new one. With `like`, it has
+/// the mode and owner of that file.
+fn replace(path: &Path, text: &str, like: Option<&fs::Metadata>) -> io::Result<()> {
+    let new = beside(path, ".new");
+    fs::remove_file(&new).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        if let Some(like) = like {
+            let is = file.metadata()?;
+            if (is.uid(), is.gid()) != (like.uid(), like.gid()) {
+                fchown(&file, Some(like.uid()), Some(like.gid()))?;
+            }
+            file.set_permissions(like.permissions())?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&new)))
+}
+
+/// Writes a configuration over its file: whole or not at all, with the mode and owner it has. One that the gateway's user may
+/// not write is left, even where its folder would let it be replaced.
+pub(super) fn write_file(file: &Path, text: &str) -> Result<(), String> {
+    let write = || {
+        let file = fs::canonicalize(file)?;
+        let is = File::options().append(true).open(&file)?.metadata()?;
+        replace(&file, text, Some(&is))
+    };
+    write().map_err(|error| {
+        let user = rustix::process::geteuid().as_raw();
+        let error = error.to_string().to_lowercase();
+        format!("`{}` cannot be written by the gateway's user (number {user}): {error}", file.display())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn versions_are_kept_with_their_ends_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("t.db");
+        let mut versions = Versions::beside(&store);
+        assert_eq!(versions.begin("a", "start", State::Confirmed).unwrap(), 1);
+        assert_eq!(versions.begin("a", "sighup", State::Confirmed).unwrap(), 1, "the same text is the same version");
+        assert_eq!(versions.begin("b", "api", State::OnTrial).unwrap(), 2);
+        let mut versions = Versions::beside(&store);
+        let left = |versions: &Versions| versions.left().map(|version| version.number);
+        assert_eq!(versions.running().map(|v| v.number), Some(2));
+        assert_eq!((left(&versions), versions.confirmed().map(|v| v.number)), (Some(2), Some(1)));
+        versions.end(2, State::RolledBack, "it was not confirmed", false).unwrap();
+        assert_eq!(left(&versions), None, "who writes it into the file again means it");
+        assert_eq!(versions.begin("c", "sighup", State::OnTrial).unwrap(), 3);
+        versions.end(3, State::RolledBack, "`sinks.x` is down", true).unwrap();
+        let mut versions = Versions::beside(&store);
+        assert_eq!(left(&versions), Some(3));
+        assert_eq!(versions.begin("d", "api", State::OnTrial).unwrap(), 4);
+        versions.end(4, State::Confirmed, "", false).unwrap();
+        assert_eq!(versions.before().map(|v| v.number), Some(1));
+        for n in 0..30 {
+            versions.begin(&format!("e{n}"), "sighup", State::Confirmed).unwrap();
+        }
+        assert_eq!((versions.all().len(), versions.confirmed().map(|v| v.number)), (MOST, Some(34)));
+        assert_eq!(versions.text(34).unwrap(), "e29");
+        let folder = dir.path().join("t.db-config");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), MOST + 1);
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::write(folder.join("list.json"), "{").unwrap();
+        assert_eq!(Versions::beside(&store).all().len(), 0);
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_stays_whose_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("c.jsonc"), dir.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("c.jsonc", &link).unwrap();
+        write_file(&link, "new").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left over");
+        let wrong = write_file(&dir.path().join("none"), "new").unwrap_err();
+        assert!(wrong.contains("cannot be written by the gateway's user"), "{wrong}");
+    }
+}
