@@ -29,6 +29,7 @@
 //! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
 //!   to the log.
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
+//! - [`trace`] keeps what happened to single events, for operators.
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
 //!   `reader` what consumers see of it, `trim` how it stays small, `space` what happens when it does not, `offload` how
 //!   events go elsewhere and come back, `tight` how it lives on a disk that somebody else has filled,
@@ -53,6 +54,7 @@
 //! | words | `budget` `clock` `fault` | nothing |
 //! | | `event` | `clock` |
 //! | | `expr` | `event` |
+//! | | `trace` | `clock` `event` |
 //! | means | `store` `systems` `board` | the words |
 //! | components | `kind` | the words and means |
 //! | | `sources/*` `process/*` `sinks/*` | those and `kind`; never each other |
@@ -108,6 +110,7 @@ pub mod sinks;
 pub mod sources;
 pub mod store;
 pub mod systems;
+pub mod trace;
 
 /// The example of how to add a kind compiles.
 #[cfg(doctest)]

@@ -8,6 +8,7 @@ mod api;
 pub mod client;
 mod metrics;
 mod token;
+mod trace;
 
 pub use api::{Call, Desk, Reply};
 pub use token::token;

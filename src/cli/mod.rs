@@ -10,6 +10,7 @@ mod process;
 mod serial;
 mod stderr;
 mod test;
+mod trace;
 
 use crate::{
     admin,
@@ -106,8 +107,29 @@ enum Command {
     /// Tell what became of every event, by topic and consumer: accepted = delivered + queued + dead + expired + evicted +
     /// offloaded.
     ///
-    /// Example: tidegate ledger --format json
+    /// With a span of time: what happened in it, to the minute (more than a day ago, to the hour); QUEUED and OFFLOADED are then how
+    /// many more there were at its end than at its beginning. And precisely what was lost, when and why.
+    ///
+    /// Example: tidegate ledger --since 2h
     Ledger {
+        /// From this time on: `2026-11-29T10:00:00Z`, or `2h`, `7d` before now.
+        #[arg(long)]
+        since: Option<String>,
+        /// Up to this time; now, without it.
+        #[arg(long)]
+        until: Option<String>,
+        #[command(flatten)]
+        which: operate::Which,
+    },
+    /// Tell the way of one event: where it is, who has it, and what happened to it.
+    ///
+    /// Where it is, is known of every event that the store holds. What happened to it in detail (each process with its time and
+    /// effect, each delivery with its answer) is kept in memory for a sample, `gateway.trace`, and for what ended badly.
+    ///
+    /// Example: tidegate trace 6d1d38c1b5a8ca83-1-1 --format json
+    Trace {
+        /// The event's id: its producer's, or the one that the gateway made and answered.
+        id: String,
         #[command(flatten)]
         which: operate::Which,
     },
@@ -262,7 +284,8 @@ pub fn main() -> ExitCode {
             test::run(&plan, &again, pipeline.as_deref(), &format)
         }),
         Command::Status { which } => finish(operate::status(&which)),
-        Command::Ledger { which } => finish(operate::ledger(&which)),
+        Command::Ledger { since, until, which } => finish(trace::ledger(since.as_deref(), until.as_deref(), &which)),
+        Command::Trace { id, which } => finish(trace::trace(&id, &which)),
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),

@@ -1,4 +1,4 @@
-//! `tidegate status`, `ledger` and `dead`: what an operator sees and does.
+//! `tidegate status` and `dead`: what an operator sees and does.
 
 use super::{Format, columns, print};
 use crate::{admin::client, config};
@@ -108,7 +108,7 @@ impl Chosen {
 }
 
 impl Which {
-    fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+    pub fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
         let problem = |problem: config::Problem| anyhow::anyhow!("{problem}");
         let text =
             config::read(&self.config).map_err(problem).context("say which configuration with `--config FILE`")?;
@@ -119,7 +119,7 @@ impl Which {
     }
 
     /// Prints the answer, for people as `text` makes it.
-    fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    pub fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         match Format::of(&self.format) {
             Format::Json => print(&format!("{answer:#}\n")),
             Format::Text => print(&text(answer)),
@@ -128,7 +128,7 @@ impl Which {
 }
 
 /// For the query of a URL.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
@@ -174,7 +174,7 @@ fn letters(answer: &Value) -> String {
 }
 
 /// A value in a line of a table: short, and without anything that a terminal would obey.
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect()
 }
@@ -187,12 +187,8 @@ pub(super) fn pause(name: &str, paused: bool, which: &Which) -> anyhow::Result<(
     which.show(&answer, |_| format!("{name} {text}\n"))
 }
 
-pub(super) fn ledger(which: &Which) -> anyhow::Result<()> {
-    which.show(&which.ask("GET", "/ledger", &[])?, |answer| table(&answer["ledger"]))
-}
-
 /// The ledger as a table; every row adds up.
-fn table(ledger: &Value) -> String {
+pub(super) fn table(ledger: &Value) -> String {
     let numbers = ["accepted", "delivered", "queued", "dead", "expired", "evicted", "offloaded"];
     let mut rows =
         vec![["topic", "consumer"].iter().chain(&numbers).map(|name| name.to_uppercase()).collect::<Vec<_>>()];

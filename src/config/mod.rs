@@ -15,6 +15,7 @@ mod schema;
 mod settings;
 mod space;
 pub(crate) mod suggest;
+mod trace;
 pub(crate) mod tree;
 mod validate;
 
@@ -34,6 +35,7 @@ pub use settings::{
     WhenFull,
 };
 pub(crate) use suggest::{choice, unknown_name};
+pub use trace::{OtlpSettings, TraceSettings};
 
 use interpolate::Outside;
 use report::{Finding, Report};

@@ -3,6 +3,7 @@
 use super::admin::AdminSettings;
 use super::cases::Case;
 use super::outgoing::{Budget, Drain, Late, Window};
+use super::trace::TraceSettings;
 use crate::budget::{Size, Span};
 use crate::expr::Expr;
 use schemars::JsonSchema;
@@ -37,6 +38,8 @@ pub struct GatewaySettings {
     /// wrong. `tidegate check` adds it up. Without it: what the parts need, and 160 MiB for what comes in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
+    /// Which events' ways are recorded, for `tidegate trace`.
+    pub trace: TraceSettings,
 }
 
 /// A name: of a topic, a consumer, a gateway.

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod allowance;
+mod around;
 mod backoff;
 mod chain;
 mod flow;
@@ -14,6 +15,7 @@ mod memory;
 mod meter;
 mod notify;
 mod offload;
+mod otlp;
 mod pace;
 mod pipeline;
 mod sink;
@@ -26,10 +28,12 @@ mod suspect;
 #[cfg(test)]
 mod tests;
 mod time;
+mod watched;
 mod window;
 mod windows;
 
-pub use chain::StandIn;
+pub use ahead::sent_ahead;
+pub use around::StandIn;
 pub use flow::Flow;
 pub use memory::Sum;
 pub use meter::Counts;
@@ -41,10 +45,13 @@ use crate::{
     kind::{Before, Fields, Intake, Process, Sink, Source},
     store::{self, Keep, OpenError, Options, Policy, Refusal, Store, Window},
     systems::Systems,
+    trace::Trace,
 };
-use chain::{Around, Chain};
+use around::Around;
+use chain::Chain;
 use links::Links;
 use offload::Offload;
+use otlp::Exporter;
 use sink::Outlet;
 use status::View;
 use std::{
@@ -54,7 +61,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use time::Time;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -117,8 +123,11 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         if let Some(offload) = offload(&plan.settings, &plan.systems, &store, &links)? {
             outlets.spawn(quiet_end(offload.run(), stopping.clone()));
         }
+        if let Some(exporter) = Exporter::of(&plan.settings.gateway, &store, &links)? {
+            outlets.spawn(exporter.run(stopping.clone()));
+        }
         start_sinks(plan.sinks, &plan.settings.gateway.id, &store, &links, &fatal, &stopping, &mut outlets).await?;
-        let around = Around { time: Time::Steady, links: links.clone(), lot: sum.lot, stand_in: None };
+        let around = Around::new(&store, &links, sum.lot);
         let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
         meters.extend(chains.iter().map(|chain| (chain.name.clone(), chain.meters().cloned().collect())));
         beats.extend(chains.iter().map(|chain| (chain.name.clone(), chain.beat.clone())));
@@ -264,8 +273,9 @@ fn is_ours(consumer: &str) -> bool {
 /// Opens the store. A disk that is full or read-only is waited for.
 async fn open(plan: &Plan, sum: &Sum, stateless: bool) -> anyhow::Result<Store> {
     let pools = sum.pools(plan.settings.gateway.memory.is_some());
-    let Sum { waiting, tails, .. } = *sum;
-    let options = Options { waiting, tails, pools, ..options(&plan.settings, stateless) };
+    let Sum { waiting, tails, notes, .. } = *sum;
+    let trace = if stateless { Trace::default() } else { plan.settings.gateway.trace.recorder(notes) };
+    let options = Options { waiting, tails, pools, trace, ..options(&plan.settings, stateless) };
     let place = options.path.as_ref().map_or_else(|| "memory".into(), |p| p.display().to_string());
     let mut waits = false;
     loop {

@@ -1,6 +1,6 @@
 //! The runtime over a real store, with processes made for the purpose.
 
-use super::{Around, Chain, in_order, links::Links, pipeline::due, time::Time};
+use super::{Around, Chain, in_order, pipeline::due, time::Time};
 use crate::{
     config::{Catalogue, PipelinePlan},
     event::{Batch, Draft, Event},
@@ -180,7 +180,7 @@ impl Bench {
         store.consumer("test", &[Arc::from(name)], Start::Oldest).await.unwrap();
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let around = Around { time: Time::Steady, links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
+        let around = Around::alone(Time::Steady, None);
         let chains = in_order(Chain::parts(plan(name, &pipeline), &around));
         let finish = super::start_pipelines(chains, &store, &stopping, &mut tasks).await.unwrap();
         Bench { dir, name, pipeline, store, stop, finish, tasks }
@@ -369,7 +369,7 @@ async fn every_pipeline_is_known_before_the_first_one_writes() {
     let append = Append { topic: "in".into(), priority: 4, batch };
     let step = Step { appends: vec![append], state: (0..100_000).map(remembered).collect(), ..Step::default() };
     store.commit(step).await.unwrap();
-    let around = Around { time: Time::Steady, links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
+    let around = Around::alone(Time::Steady, None);
     let pipelines = plans(
         r#""a": { "from": ["in"], "processes": [] }, "x": { "from": ["in"], "processes": [{ "type": "count" }] },
            "y": { "from": ["in"], "processes": [] },
@@ -386,8 +386,7 @@ async fn every_pipeline_is_known_before_the_first_one_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_makes_timers_early_or_late_and_no_more() {
     let now = Arc::new(AtomicI64::new(1_000_000));
-    let around =
-        Around { time: Time::Still(now.clone()), links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
+    let around = Around::alone(Time::Still(now.clone()), None);
     let chain = Chain::parts(plan("clock", r#""processes": [{"type": "count"}]"#), &around).remove(0);
     let mut memory = chain.memory();
     let soon = Duration::from_millis(1500);

@@ -9,7 +9,7 @@ use super::{
     pipeline::{Pipeline, due, stopped},
     step::Made,
 };
-use crate::{config::OnFail, event::Event, kind::Memory, store::Lot};
+use crate::{config::OnFail, event::Event, kind::Memory, store::Lot, trace::Note};
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
@@ -123,10 +123,13 @@ impl Window {
         if let Some(stored) = lot.broken {
             self.slots.push_back(Slot { lane, to: lot.to, work: Work::Broken(lot.from, stored) });
         }
-        let slots = lot.events.into_iter().map(|event| Slot {
-            lane,
-            to: event.seq + 1,
-            work: if event.is_expired() { Work::Expired } else { Work::Waiting(event) },
+        let Chain { around, name, .. } = &*self.pipeline.chain;
+        let slots = lot.events.into_iter().map(|event| {
+            let (to, expired) = (event.seq + 1, event.is_expired());
+            if expired {
+                around.trace.ended(Note::of(&event, &**name, "expired"));
+            }
+            Slot { lane, to, work: if expired { Work::Expired } else { Work::Waiting(event) } }
         });
         self.slots.extend(slots);
         // What lies after the last event of a lot, if anything, holds none.
@@ -183,7 +186,8 @@ impl Window {
 
     /// Runs the foremost through the rest of the chain and commits; if the store refuses, they stay.
     async fn commit(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
-        let (begun, mut made, mut through, done) = (Instant::now(), Made::default(), 0, self.done());
+        let (begun, mut made, mut through, done) =
+            (Instant::now(), Made::new(&self.pipeline.chain.around.trace), 0, self.done());
         let consumer = self.pipeline.consumer;
         for slot in self.slots.iter().take(done) {
             if through > 0 && self.pipeline.is_enough(begun, &made) {

@@ -12,11 +12,16 @@ mod dead;
 #[cfg(test)]
 mod dead_tests;
 mod eras;
+mod find;
 mod given;
 mod highest;
+mod history;
+#[cfg(test)]
+mod history_tests;
 mod holes;
 mod lane;
 mod load;
+mod losses;
 mod offload;
 mod opening;
 mod pause;
@@ -31,23 +36,28 @@ mod seen;
 mod space;
 #[cfg(test)]
 mod space_tests;
+mod spent;
 mod step;
 #[cfg(test)]
 mod tests;
 mod tight;
+mod traced;
 mod trim;
 mod walk;
 mod writer;
 
 pub use dead::{Letter, Retried, Which};
+pub use find::{Found, Reading, Sighting};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
 pub use reader::{Lag, Lot, Reader};
 pub use seen::{ID, Window};
 pub use space::Policy;
+pub use spent::{Lost, Spent};
+pub use step::Placed;
 
-use crate::{budget::Pools, event::Batch};
+use crate::{budget::Pools, event::Batch, trace::Trace};
 use lane::Shared;
 use std::{
     collections::BTreeMap,
@@ -59,6 +69,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
+use traced::Traced;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -91,6 +102,8 @@ pub struct Options {
     pub keep: BTreeMap<String, Keep>,
     /// By topic, how old its events may get that a consumer has not passed.
     pub ttl: BTreeMap<String, Duration>,
+    /// Where it is recorded what happens to single events.
+    pub trace: Trace,
     /// Somebody looks in while no gateway runs: that one died before is not forgotten over it.
     pub visit: bool,
 }
@@ -113,6 +126,7 @@ impl Default for Options {
             window: Window { ms: 3_600_000, ids: 65_536 },
             keep: BTreeMap::new(),
             ttl: BTreeMap::new(),
+            trace: Trace::default(),
             visit: false,
         }
     }
@@ -162,6 +176,8 @@ pub struct Step {
     pub moves: Vec<Move>,
     /// Events that are set aside with a reason.
     pub dead: Vec<Dead>,
+    /// Events that count as dead and leave no letter.
+    pub dropped: Vec<Dropped>,
     /// What components remember; `None` deletes.
     pub state: Vec<Put>,
     /// Times, in milliseconds since 1970, at which a component wants to be called; `None` deletes.
@@ -195,6 +211,7 @@ impl Step {
         }
         self.appends.extend(later.appends);
         self.dead.extend(later.dead);
+        self.dropped.extend(later.dropped);
         self.state.extend(later.state);
         self.timers.extend(later.timers);
     }
@@ -235,38 +252,21 @@ pub struct Dead {
     pub body: Vec<u8>,
 }
 
+/// An event that a consumer gave up, and that nobody wants to see again.
+#[derive(Clone, Debug)]
+pub struct Dropped {
+    pub consumer: String,
+    pub topic: String,
+    pub event: String,
+    pub reason: String,
+}
+
 /// A remembered value.
 #[derive(Clone, Debug)]
 pub struct Put {
     pub owner: String,
     pub key: Vec<u8>,
     pub value: Option<Vec<u8>>,
-}
-
-/// Where a committed append lies.
-#[derive(Clone, Debug, Default)]
-pub struct Placed {
-    store: u64,
-    pub lane: u16,
-    /// Sequence number of the first event that was stored.
-    pub first: u64,
-    pub count: u32,
-    /// Indexes of events that were stored before with the same id and body: accepted, not stored again.
-    pub repeats: Vec<u32>,
-    /// Indexes of events whose id was used before with another body: they went to the dead letters.
-    pub conflicts: Vec<u32>,
-    /// Indexes of events that the topic's policy passed over, since the store is full: accepted, counted as evicted.
-    pub passed: Vec<u32>,
-}
-
-impl Placed {
-    /// The id of the event at an index of the batch that brought no id of its own.
-    pub fn made_id(&self, index: u32) -> String {
-        let before =
-            self.repeats.iter().chain(&self.conflicts).chain(&self.passed).filter(|i| **i < index).count() as u64;
-        let seq = self.first + u64::from(index) - before;
-        crate::event::Id::Made { store: self.store, lane: self.lane, seq }.text().into_owned()
-    }
 }
 
 /// Where a new consumer begins.
@@ -309,6 +309,7 @@ pub struct Store {
     waiting: Arc<Semaphore>,
     limit: usize,
     pools: Pools,
+    trace: Trace,
 }
 
 impl Store {
@@ -328,13 +329,13 @@ impl Store {
         if let Some(path) = &path {
             std::fs::create_dir_all(writer::folder_of(path))?;
         }
-        let pools = options.pools.clone();
+        let (pools, trace) = (options.pools.clone(), options.trace.clone());
         let (writer, requests) = writer::start(options)?;
         let reads = match path {
             Some(path) => rows::start(&path, writer.clone())?,
             None => rows::through(requests.clone()),
         };
-        Ok(Store { shared: writer, requests, reads, waiting: Arc::new(Semaphore::new(limit)), limit, pools })
+        Ok(Store { shared: writer, requests, reads, waiting: Arc::new(Semaphore::new(limit)), limit, pools, trace })
     }
 
     /// What sources draw from before they buffer what comes in.
@@ -342,8 +343,22 @@ impl Store {
         &self.pools
     }
 
+    /// Where it is recorded what happens to single events.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// Commits a step and answers when it is on disk: where each of its appends lies. Waits while too many bytes wait.
-    pub async fn commit(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
+    pub async fn commit(&self, mut step: Step) -> Result<Vec<Placed>, Refusal> {
+        let traced = Traced::begin(&self.trace, &mut step);
+        let answer = self.committed(step).await;
+        if let Some(traced) = traced {
+            traced.end(&self.trace, &answer);
+        }
+        answer
+    }
+
+    async fn committed(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
         let size = 256 + step.appends.iter().map(|a| a.batch.bytes()).sum::<usize>();
         // A consumer cannot split its step: it takes all the room there is.
         if size > self.limit && step.is_intake() {

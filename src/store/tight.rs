@@ -197,6 +197,7 @@ impl Writer {
         for (step, permit, reply) in steps {
             let mut placed = Vec::new();
             let answer = if step.is_outside() {
+                self.note_refused(&step, "the disk was full");
                 Err(Refusal::Full)
             } else {
                 self.transaction(|writer| {

@@ -7,6 +7,7 @@ use super::{
     eras::Eras,
     given::Given,
     highest::Highest,
+    history::History,
     lane::{Index, Shared},
     load::note_closed,
     offload::Errands,
@@ -67,6 +68,7 @@ pub(super) struct Writer {
     pub(super) letters_dropped: bool,
     pub(super) open: Open,
     pub(super) given: Given,
+    pub(super) history: History,
     pub(super) salvage: Option<Salvage>,
     /// The database is, and no fresh one has taken its place yet; its files were moved.
     pub(super) broken: bool,
@@ -118,12 +120,16 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         letters_dropped: false,
         open: Open::default(),
         given,
+        history: History::default(),
         salvage: None,
         broken: false,
         moved: false,
     };
     writer.given.begin(store, &writer.index);
     writer.settle_in();
+    if !writer.disk.full && writer.catch_up().is_err() {
+        writer.history.doubt();
+    }
     writer.begin_salvage();
     thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&receive))?;
     Ok((shared, send))
@@ -154,6 +160,7 @@ impl Writer {
             if let Some(closed) = closed {
                 // Only an orderly end is noted; a run whose handles are merely gone has died.
                 let start = self.eras.start();
+                self.history.close();
                 if !(self.options.visit && self.shared.died)
                     && let Err(refusal) = self.alone(|writer| note_closed(&writer.db, start))
                 {
@@ -242,7 +249,10 @@ impl Writer {
             }
             answers = steps.iter().map(|_| Err(refusal.clone())).collect();
         }
-        for ((_, permit, reply), answer) in steps.into_iter().zip(answers) {
+        for ((step, permit, reply), answer) in steps.into_iter().zip(answers) {
+            if matches!(answer, Err(Refusal::Full)) {
+                self.note_refused(&step, "the store was full");
+            }
             drop(permit);
             reply.send(answer).ok();
         }
@@ -288,6 +298,7 @@ impl Writer {
         let open = std::mem::take(&mut self.open);
         if let Err(error) = result {
             self.seen.forget();
+            self.history.doubt();
             return Err(self.take_back(&error));
         }
         self.disk.wrote();
@@ -309,11 +320,15 @@ impl Writer {
         if open.moved {
             self.publish_moved(open.spare);
         }
+        self.accounted(open.accounted, open.lost);
+        open.ended.into_iter().for_each(|note| self.options.trace.ended(note));
+        open.left.into_iter().for_each(|(run, stays, badly)| self.options.trace.left(run, stays, badly));
         self.measure(used);
         Ok(())
     }
 
     pub(super) fn adopt(&mut self, mut index: Index) {
+        self.history.doubt();
         for (id, consumer) in &mut index.consumers {
             if let Some(known) = self.index.consumers.get(id) {
                 consumer.topics.clone_from(&known.topics);

@@ -3,7 +3,7 @@
 use crate::{Finding, source::File};
 use std::collections::BTreeSet;
 
-const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault"];
+const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault", "trace"];
 const MEANS: &[&str] = &["board", "store", "systems"];
 const PARTS: &[&str] = &["kind", "sources", "process", "sinks"];
 const ASSEMBLY: &[&str] = &["config", "import", "runtime"];
@@ -16,6 +16,7 @@ const TABLE: &[Row] = &[
     ("fault", &[], &[]),
     ("event", &[], &["clock"]),
     ("expr", &[], &["event"]),
+    ("trace", &[], &["clock", "event"]),
     ("board", &[WORDS], &[]),
     ("store", &[WORDS], &[]),
     ("systems", &[WORDS], &[]),
