@@ -26,6 +26,7 @@
 //!
 //! - [`fault`], [`budget`] and [`clock`] are small: what to do after a failure; sizes, spans and the memory that sources share; the
 //!   only wall clock.
+//! - [`logs`] is where lines of the log go: to a person, to journald, or as JSON; none ever stops the gateway.
 //! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
 //!   to the log.
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
@@ -53,6 +54,7 @@
 //! |---|---|---|
 //! | words | `budget` `clock` `fault` | nothing |
 //! | | `event` | `clock` |
+//! | | `logs` | `clock` |
 //! | | `expr` | `event` |
 //! | | `trace` | `clock` `event` |
 //! | means | `store` `systems` `board` | the words |
@@ -104,6 +106,7 @@ pub mod expr;
 pub mod fault;
 pub mod import;
 pub mod kind;
+pub mod logs;
 pub mod process;
 pub mod runtime;
 pub mod sinks;

@@ -35,8 +35,8 @@ pub fn ask(settings: &Settings, method: &str, target: &str) -> anyhow::Result<se
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
-/// The answer of a gateway that runs; nothing if none does.
-fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
+/// The answer of a gateway that runs, whatever it is; nothing if none does.
+pub fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
     let connected = match &settings.admin.listen {
         Listen::Off => return Ok(None),
         Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {

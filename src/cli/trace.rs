@@ -4,10 +4,31 @@ use super::{
     columns,
     operate::{Which, cell, encode, table},
 };
+use clap::Args;
 use serde_json::Value;
 
+#[derive(Args)]
+pub(super) struct Trace {
+    /// The event's id: its producer's, or the one that the gateway made and answered.
+    id: String,
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Args)]
+pub(super) struct Ledger {
+    /// From this time on: `2026-11-29T10:00:00Z`, or `2h`, `7d` before now.
+    #[arg(long)]
+    since: Option<String>,
+    /// Up to this time; now, without it.
+    #[arg(long)]
+    until: Option<String>,
+    #[command(flatten)]
+    which: Which,
+}
+
 /// The way of one event.
-pub(super) fn trace(id: &str, which: &Which) -> anyhow::Result<()> {
+pub(super) fn trace(Trace { id, which }: &Trace) -> anyhow::Result<()> {
     let answer = which.ask("GET", &format!("/trace/{}", encode(id)), &[])?;
     which.show(&answer, way)?;
     anyhow::ensure!(answer["found"] == true, "nothing is known of `{id}`{}", unseen(&answer));
@@ -81,10 +102,10 @@ fn way(answer: &Value) -> String {
 }
 
 /// All totals, or what happened in a span of time.
-pub(super) fn ledger(since: Option<&str>, until: Option<&str>, which: &Which) -> anyhow::Result<()> {
+pub(super) fn ledger(Ledger { since, until, which }: &Ledger) -> anyhow::Result<()> {
     let query = [("since", since), ("until", until)];
     let query: Vec<(&str, String)> =
-        query.iter().filter_map(|(name, value)| Some((*name, (*value)?.to_owned()))).collect();
+        query.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
     which.show(&which.ask("GET", "/ledger", &query)?, |answer| match query.is_empty() {
         true => table(&answer["ledger"]),
         false => span(answer),

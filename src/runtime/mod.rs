@@ -15,6 +15,7 @@ mod memory;
 mod meter;
 mod notify;
 mod offload;
+mod options;
 mod otlp;
 mod pace;
 mod pipeline;
@@ -37,14 +38,14 @@ pub use around::StandIn;
 pub use flow::Flow;
 pub use memory::Sum;
 pub use meter::Counts;
+pub use options::options;
 pub use status::Running;
 
 use crate::{
-    config::{self, Settings, SinkPlan, SourcePlan, Start, WhenFull},
+    config::{self, SinkPlan, SourcePlan, Start},
     event::Path,
     kind::{Before, Fields, Intake, Process, Sink, Source},
-    store::{self, Keep, OpenError, Options, Policy, Refusal, Store, Window},
-    systems::Systems,
+    store::{self, OpenError, Options, Refusal, Store},
     trace::Trace,
 };
 use around::Around;
@@ -57,7 +58,6 @@ use status::View;
 use std::{
     collections::BTreeMap,
     io::IsTerminal,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -120,12 +120,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         outlets.spawn(flow.clone().keep_alive(stopping.clone()));
         Some(flow)
     } else {
-        if let Some(offload) = offload(&plan.settings, &plan.systems, &store, &links)? {
-            outlets.spawn(quiet_end(offload.run(), stopping.clone()));
-        }
-        if let Some(exporter) = Exporter::of(&plan.settings.gateway, &store, &links)? {
-            outlets.spawn(exporter.run(stopping.clone()));
-        }
+        start_carriers(&plan, &store, &links, &stopping, &mut outlets)?;
         start_sinks(plan.sinks, &plan.settings.gateway.id, &store, &links, &fatal, &stopping, &mut outlets).await?;
         let around = Around::new(&store, &links, sum.lot);
         let chains = in_order(plan.pipelines.into_iter().flat_map(|p| Chain::parts(p, &around)).collect());
@@ -177,6 +172,7 @@ fn start_faces<F: Future<Output = ()> + Send + 'static>(
     tasks: &mut JoinSet<()>,
 ) {
     tasks.spawn(quiet_end(face(view.clone()), stop.clone()));
+    tasks.spawn(quiet_end(status::tell_repeats(), stop.clone()));
     if std::io::stderr().is_terminal() {
         tasks.spawn(quiet_end(view.clone().print(), stop.clone()));
     }
@@ -309,50 +305,24 @@ async fn register(store: &Store, name: &str, topics: &[Arc<str>], start: Start) 
     }
 }
 
-/// How the store of a configuration is opened.
-pub fn options(settings: &Settings, stateless: bool) -> Options {
-    let path = (!stateless).then(|| PathBuf::from(&settings.store.path));
-    let keep = |t: &config::TopicSettings| Keep { age: t.keep.age.map(|s| s.0), bytes: t.keep.bytes.map(|s| s.0) };
-    let (dedupe, disk) = (&settings.store.dedupe, &settings.store.disk);
-    Options {
-        path,
-        high: disk.high.0,
-        low: disk.low().0,
-        soft: disk.soft.map(|s| s.0),
-        critical: disk.critical.map(|s| s.0),
-        events: disk.events.as_ref().map(|events| (events.high, events.low())),
-        free: disk.free.map(|s| s.0),
-        when_full: policy(&disk.when_full),
-        policies: settings
-            .topics
-            .iter()
-            .filter_map(|(name, t)| Some((name.clone(), policy(t.when_full.as_ref()?))))
-            .collect(),
-        window: Window {
-            ms: i64::try_from(dedupe.window.0.as_millis()).unwrap_or(i64::MAX),
-            ids: usize::try_from(dedupe.ids).unwrap_or(usize::MAX),
-        },
-        keep: settings.topics.iter().map(|(name, topic)| (name.clone(), keep(topic))).collect(),
-        ttl: settings.topics.iter().filter_map(|(name, topic)| Some((name.clone(), topic.ttl?.0))).collect(),
-        ..Options::default()
+/// Starts what carries events to an object store and back, and what tells a collector of them, if there are such.
+fn start_carriers(
+    plan: &Plan,
+    store: &Store,
+    links: &Links,
+    stop: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let gateway = &plan.settings.gateway;
+    if let Some(to) = &plan.settings.store.disk.offload {
+        let objects = plan.systems.objects(&to.to).map_err(|e| anyhow::anyhow!("store.disk.offload.to: {e}"))?;
+        let offload = Offload::new(store.clone(), objects, links.clone(), &to.prefix, &gateway.id);
+        tasks.spawn(quiet_end(offload.run(), stop.clone()));
     }
-}
-
-fn policy(when_full: &WhenFull) -> Policy {
-    match when_full {
-        WhenFull::Reject => Policy::Reject,
-        WhenFull::DropOldest => Policy::DropOldest,
-        WhenFull::DropNewest => Policy::DropNewest,
-        WhenFull::Sample(n) => Policy::Sample(*n),
-        WhenFull::Offload => Policy::Offload,
+    if let Some(exporter) = Exporter::of(gateway, store, links)? {
+        tasks.spawn(exporter.run(stop.clone()));
     }
-}
-
-/// What carries events to an object store and back, if there is one.
-fn offload(settings: &Settings, systems: &Systems, store: &Store, links: &Links) -> anyhow::Result<Option<Offload>> {
-    let Some(to) = &settings.store.disk.offload else { return Ok(None) };
-    let objects = systems.objects(&to.to).map_err(|e| anyhow::anyhow!("store.disk.offload.to: {e}"))?;
-    Ok(Some(Offload::new(store.clone(), objects, links.clone(), &to.prefix, &settings.gateway.id)))
+    Ok(())
 }
 
 fn fields(source: &SourcePlan<dyn Source>) -> anyhow::Result<Fields> {

@@ -165,7 +165,8 @@ impl Outlet {
         stop: &mut watch::Receiver<bool>,
     ) -> ControlFlow<()> {
         let Some(mut gathered) = self.admit(gathered, live) else { return ControlFlow::Continue(()) };
-        let appends = self.late.as_ref().map_or_else(Vec::new, |late| late.treat(&mut gathered));
+        let late = self.late.as_ref();
+        let appends = late.map_or_else(Vec::new, |late| late.treat(&mut gathered, self.store.ages()));
         self.gate.spend(gathered.events.len(), gathered.bytes);
         let Some((dead, expired)) = self.deliver(&gathered, backoff, stop).await? else {
             let reader = if live { &mut self.ahead.reader } else { &mut self.reader };

@@ -3,7 +3,7 @@
 use crate::{Finding, source::File};
 use std::collections::BTreeSet;
 
-const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault", "trace"];
+const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault", "logs", "trace"];
 const MEANS: &[&str] = &["board", "store", "systems"];
 const PARTS: &[&str] = &["kind", "sources", "process", "sinks"];
 const ASSEMBLY: &[&str] = &["config", "import", "runtime"];
@@ -15,6 +15,7 @@ const TABLE: &[Row] = &[
     ("clock", &[], &[]),
     ("fault", &[], &[]),
     ("event", &[], &["clock"]),
+    ("logs", &[], &["clock"]),
     ("expr", &[], &["event"]),
     ("trace", &[], &["clock", "event"]),
     ("board", &[WORDS], &[]),

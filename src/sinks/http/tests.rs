@@ -153,7 +153,7 @@ async fn an_answer_says_what_to_do_next() {
         (status("500 Oops"), "retry: `HOST` answered 500 Internal Server Error"),
         (said("599 ?", "Retry-After: never\r\n", ""), "retry: `HOST` answered 599 <unknown status code>"),
         (
-            said("307 Moved", "Location: http://other/\r\n", ""),
+            said("307 Moved", "Location: http://other/?x=y\r\n", ""),
             "retry: `HOST` answered 307 Temporary Redirect: set `url` to where it moved: `http://other/`",
         ),
         (said("304 Same", "", ""), "retry: `HOST` answered 304 Not Modified: set `url` to where it moved: ``"),
