@@ -34,7 +34,8 @@
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
 //!   `reader` what consumers see of it, `trim` how it stays small, `space` what happens when it does not, `offload` how
 //!   events go elsewhere and come back, `tight` how it lives on a disk that somebody else has filled,
-//!   `eras` how it knows times across boots whose clock was wrong. `begin` opens whatever is there: `quarantine` takes what is
+//!   `eras` how it knows times across boots whose clock was wrong, `history` what was counted when and `losses` why, `find`
+//!   where one event is. `begin` opens whatever is there: `quarantine` takes what is
 //!   broken, `carry` and `salvage` bring back what can be read of it, `given` knows from outside what was lost.
 //! - [`systems`] has what several components share to reach others: TLS, HTTP, MQTT and Modbus as a client, serial ports; and
 //!   the systems that a configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each

@@ -10,10 +10,18 @@ use std::{
     },
 };
 
-/// Runs `tidegate` on the configuration in a folder; gives what it printed, as JSON, and whether it succeeded.
+/// Runs `tidegate` on the configuration in a folder; gives what it printed, as JSON, and whether it succeeded. One that has
+/// just begun may not listen yet.
 pub fn ask(dir: &Path, arguments: &[&str]) -> (Value, bool) {
     let arguments: Vec<&str> = arguments.iter().chain(&["-c", "tidegate.jsonc", "--format", "json"]).copied().collect();
-    let out = kit::tidegate(dir, &arguments, "");
+    let mut out = kit::tidegate(dir, &arguments, "");
+    wait_for("the gateway to listen for operators", LONG, || {
+        let early = String::from_utf8_lossy(&out.stderr).contains("does not listen for operators");
+        if early {
+            out = kit::tidegate(dir, &arguments, "");
+        }
+        !early
+    });
     let text = String::from_utf8(out.stdout).unwrap();
     let value = serde_json::from_str(&text);
     (value.unwrap_or_else(|_| panic!("{text} {}", String::from_utf8_lossy(&out.stderr))), out.status.success())
