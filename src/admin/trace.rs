@@ -4,7 +4,7 @@ use super::{Reply, api::shown};
 use crate::{
     clock,
     runtime::sent_ahead,
-    store::{Found, Store, Which},
+    store::{Store, Whereabouts, Which},
     trace::Note,
 };
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ const LETTERS: usize = 20;
 
 /// All that is known of an event.
 pub(super) async fn way(store: &Store, id: &str) -> Result<Value, Reply> {
-    let mut found = store.find(id).await?;
+    let mut found = store.whereabouts(id).await?;
     for place in &mut found.places {
         for reading in place.consumers.iter_mut().filter(|reading| reading.is != "passed") {
             if sent_ahead(store, &reading.consumer, place.lane, place.number).await? {
@@ -26,7 +26,7 @@ pub(super) async fn way(store: &Store, id: &str) -> Result<Value, Reply> {
     let letters: Vec<Value> = letters.iter().map(shown).collect();
     let places: Vec<(u16, u64)> = found.places.iter().map(|place| (place.lane, place.number)).collect();
     let steps: Vec<Value> = store.trace().of(id, &places).iter().map(step).collect();
-    let Found { places, known, complete, offloaded } = found;
+    let Whereabouts { places, known, complete, offloaded } = found;
     let nothing = places.is_empty() && known.is_empty() && letters.is_empty() && steps.is_empty();
     Ok(json!({ "id": id, "found": !nothing, "places": places, "known": known, "letters": letters, "steps": steps,
         "complete": complete, "offloaded": offloaded }))

@@ -2,6 +2,7 @@
 
 mod board;
 mod bundle;
+mod change;
 mod doctor;
 mod gpio;
 mod i2c;
@@ -174,6 +175,8 @@ enum Command {
     /// Example: tidegate dead ls
     #[command(subcommand)]
     Dead(operate::Dead),
+    #[command(flatten)]
+    Change(change::Change),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -338,6 +341,7 @@ fn execute(command: Command) -> ExitCode {
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
+        Command::Change(what) => finish(change::run(&what)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))
                 .map_err(anyhow::Error::msg)

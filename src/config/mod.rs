@@ -20,7 +20,7 @@ mod trace;
 pub(crate) mod tree;
 mod validate;
 
-pub use admin::{AdminSettings, Listen};
+pub use admin::{AdminSettings, AdminTls, Listen};
 pub use cases::{Case, CaseStep};
 pub use cron::{Cron, Zone};
 pub use flaws::flaws;

@@ -25,7 +25,7 @@ const LONGEST: Duration = Duration::from_secs(3);
 
 /// What the store knows of an event.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Found {
+pub struct Whereabouts {
     pub places: Vec<Sighting>,
     /// Topics into which an event of this id was taken lately, by what is remembered to tell repeats.
     pub known: Vec<String>,
@@ -66,10 +66,10 @@ struct Search {
 
 impl Store {
     /// Looks an event up, by an id of its own or one that was made for it: that one says where it was first stored.
-    pub async fn find(&self, id: &str) -> Result<Found, Refusal> {
+    pub async fn whereabouts(&self, id: &str) -> Result<Whereabouts, Refusal> {
         let home = self.home(id);
-        let mut found = Found { complete: true, ..Found::default() };
-        let (mut lanes, mut places) = (self.lanes(home), Vec::from_iter(home.map(|(lane, seq)| (lane, seq, None))));
+        let mut found = Whereabouts { complete: true, ..Whereabouts::default() };
+        let (mut lanes, mut places) = (self.searches(home), Vec::from_iter(home.map(|(lane, seq)| (lane, seq, None))));
         let needles = needles(id, home);
         let (begun, mut rows) = (Instant::now(), 0);
         while !lanes.is_empty() {
@@ -87,7 +87,7 @@ impl Store {
             lanes = left;
         }
         if let Some((lane, seq)) = home
-            && let Some(hit) = self.taken(lane, seq).await?
+            && let Some(hit) = self.hit_at(lane, seq).await?
             && let Some(first) = places.first_mut()
         {
             *first = hit;
@@ -113,7 +113,7 @@ impl Store {
         (store == self.shared.store && there).then_some((lane, seq))
     }
 
-    fn lanes(&self, home: Option<(u16, u64)>) -> Vec<Search> {
+    fn searches(&self, home: Option<(u16, u64)>) -> Vec<Search> {
         let view = self.shared.view();
         let others = view.index.lanes.iter().filter(|(id, _)| home.is_none_or(|(lane, _)| lane != **id));
         let search = |(id, lane): (&u16, &Lane)| {
@@ -164,8 +164,8 @@ impl Store {
     }
 
     /// When the event at a place was taken in, if it is stored.
-    async fn taken(&self, lane: u16, seq: u64) -> Result<Option<Hit>, Refusal> {
-        let Some(search) = self.lanes(None).into_iter().find(|search| search.place.lane == lane) else {
+    async fn hit_at(&self, lane: u16, seq: u64) -> Result<Option<Hit>, Refusal> {
+        let Some(search) = self.searches(None).into_iter().find(|search| search.place.lane == lane) else {
             return Ok(None);
         };
         let id = crate::event::Id::Made { store: self.shared.store, lane, seq }.text().into_owned();

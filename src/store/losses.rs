@@ -41,7 +41,7 @@ impl Loss {
 }
 
 impl Writer {
-    fn lose(&mut self, (consumer, lane): (u32, u16), what: &'static str, reason: &str, count: u64) {
+    pub(super) fn lose(&mut self, (consumer, lane): (u32, u16), what: &'static str, reason: &str, count: u64) {
         let Some(topic) = self.index.lanes.get(&lane).map(|lane| &lane.topic).filter(|_| count > 0) else { return };
         let consumer = self.index.consumers.get(&consumer).map_or("", |consumer| &consumer.name);
         *self.open.lost.entry(Loss::new(topic, consumer, what, reason)).or_default() += count;

@@ -12,6 +12,7 @@ mod dead;
 #[cfg(test)]
 mod dead_tests;
 mod eras;
+mod figures;
 mod find;
 mod given;
 mod highest;
@@ -25,6 +26,7 @@ mod losses;
 mod offload;
 mod opening;
 mod pause;
+mod peek;
 mod quarantine;
 mod reader;
 mod rows;
@@ -32,6 +34,9 @@ mod salvage;
 #[cfg(test)]
 mod salvage_tests;
 mod schema;
+mod seek;
+#[cfg(test)]
+mod seek_tests;
 mod seen;
 mod space;
 #[cfg(test)]
@@ -47,11 +52,14 @@ mod walk;
 mod writer;
 
 pub use dead::{Letter, Retried, Which};
-pub use find::{Found, Reading, Sighting};
+pub use figures::{Figures, Written};
+pub use find::{Reading, Sighting, Whereabouts};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
+pub use peek::{Backlog, Found, Stock};
 pub use reader::{Lag, Lot, Reader};
+pub use seek::{At, Sought};
 pub use seen::{ID, Window};
 pub use space::Policy;
 pub use spent::{Lost, Spent};
@@ -69,7 +77,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
-use traced::Traced;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -106,6 +113,8 @@ pub struct Options {
     pub trace: Trace,
     /// Somebody looks in while no gateway runs: that one died before is not forgotten over it.
     pub visit: bool,
+    /// Bytes that may be written to the disk in its life.
+    pub endurance: Option<u64>,
 }
 
 impl Default for Options {
@@ -128,6 +137,7 @@ impl Default for Options {
             ttl: BTreeMap::new(),
             trace: Trace::default(),
             visit: false,
+            endurance: None,
         }
     }
 }
@@ -159,6 +169,9 @@ pub enum Refusal {
     /// The disk failed; whether the step is on it is unknown, but nobody was told that it is.
     #[error("the disk failed: {0}")]
     Failed(String),
+    /// An operator moved the cursors of the consumer: what it has in hand does not count.
+    #[error("the consumer's place was changed")]
+    Moved,
     /// The gateway is stopping.
     #[error("the store is closed")]
     Closed,
@@ -295,6 +308,8 @@ enum Request {
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     Read(rows::Read),
+    /// A consumer reads from its cursors: no step of before comes any more.
+    Begins(u32),
     /// Work on what is offloaded, and on dead letters.
     Do(Box<dyn FnOnce(&mut writer::Writer) + Send>),
     Close(oneshot::Sender<()>),
@@ -348,16 +363,6 @@ impl Store {
         &self.trace
     }
 
-    /// Commits a step and answers when it is on disk: where each of its appends lies. Waits while too many bytes wait.
-    pub async fn commit(&self, mut step: Step) -> Result<Vec<Placed>, Refusal> {
-        let traced = Traced::begin(&self.trace, &mut step);
-        let answer = self.committed(step).await;
-        if let Some(traced) = traced {
-            traced.end(&self.trace, &answer);
-        }
-        answer
-    }
-
     async fn committed(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
         let size = 256 + step.appends.iter().map(|a| a.batch.bytes()).sum::<usize>();
         // A consumer cannot split its step: it takes all the room there is.
@@ -393,7 +398,7 @@ impl Store {
 
     /// A reader at the consumer's cursors.
     pub fn reader(&self, consumer: u32, topics: &[Arc<str>]) -> Reader {
-        Reader::at_cursors(self.shared.clone(), self.reads.clone(), consumer, topics)
+        Reader::at_cursors(self.shared.clone(), self.reads.clone(), self.requests.clone(), consumer, topics)
     }
 
     /// A reader that stands in no lane until it is placed there.

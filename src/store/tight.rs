@@ -199,6 +199,8 @@ impl Writer {
             let answer = if step.is_outside() {
                 self.note_refused(&step, "the disk was full");
                 Err(Refusal::Full)
+            } else if let Some(refusal) = self.refusal(&step) {
+                Err(refusal)
             } else {
                 self.transaction(|writer| {
                     placed = writer.apply(&step)?;

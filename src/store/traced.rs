@@ -1,6 +1,6 @@
 //! What a step does to events that are recorded, told when it is committed.
 
-use super::{Append, Placed, Refusal, Step};
+use super::{Append, Placed, Refusal, Step, Store};
 use crate::trace::{Note, Trace};
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -22,6 +22,18 @@ struct Part {
     named: Vec<u32>,
     /// Some bring none.
     unnamed: bool,
+}
+
+impl Store {
+    /// Commits a step and answers when it is on disk: where each of its appends lies. Waits while too many bytes wait.
+    pub async fn commit(&self, mut step: Step) -> Result<Vec<Placed>, Refusal> {
+        let traced = Traced::begin(&self.trace, &mut step);
+        let answer = self.committed(step).await;
+        if let Some(traced) = traced {
+            traced.end(&self.trace, &answer);
+        }
+        answer
+    }
 }
 
 impl Traced {

@@ -79,9 +79,8 @@ fn with_own_ports(text: &str) -> (String, BTreeSet<u16>) {
 #[test]
 fn what_listens_by_default_is_reached_from_this_machine_only() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let examples = fs::read_dir(project.join("configs")).unwrap().map(|file| file.unwrap().path());
     let mut seen = 0;
-    for file in examples.chain([project.join("packaging/tidegate.jsonc")]) {
+    for file in [files(&project.join("configs")), vec![project.join("packaging/tidegate.jsonc")]].concat() {
         let (dir, name) = (folder(), file.file_name().unwrap().to_str().unwrap().to_owned());
         fs::create_dir(dir.path().join("tidegate-data")).unwrap();
         private(&dir.path().join("broker"), "0123456789abcdef");
@@ -338,7 +337,8 @@ impl Planted {
     fn run(&self, arguments: &[&str]) -> String {
         let env = self.env();
         let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let (_, text) = said(self.dir.path(), arguments, &env);
+        let (code, text) = said(self.dir.path(), arguments, &env);
+        assert_ne!(code, Some(2), "{text}");
         clean(&arguments.join(" "), &text);
         text
     }
@@ -445,13 +445,21 @@ fn a_secret_shows_nowhere() {
     }
     let (status, answer) = request(*admin, "GET", "/metrics", "");
     assert!(status == 200 && answer.contains("tidegate_dead_letters 3"), "{answer}");
-    for command in [&["status"][..], &["ledger"], &["dead", "ls"], &["dead", "show", "1"]] {
+    for command in [&["status"][..], &["ledger"], &["dead", "ls"], &["dead", "show", "1"], &["doctor"]] {
         let text = planted.run(&[command, &["-c", "tidegate.jsonc"]].concat());
         assert!(!text.contains(&own), "{text}");
     }
-    for command in [&["check", "tidegate.jsonc"][..], &["schema"], &["kinds"], &["kinds", "mqtt"], &["status"]] {
+    for command in [&["check", "tidegate.jsonc"][..], &["schema"], &["kinds", "mqtt"], &["status"]] {
         planted.run(command);
     }
+    planted.run(&["support-bundle", "-o", "b.tar.gz", "-c", "tidegate.jsonc"]);
+    let mut bundle = Vec::new();
+    flate2::read::GzDecoder::new(fs::File::open(dir.path().join("b.tar.gz")).unwrap())
+        .read_to_end(&mut bundle)
+        .unwrap();
+    let bundle = String::from_utf8_lossy(&bundle);
+    clean("the bundle", &bundle);
+    assert!(bundle.contains("tidegate_dead_letters") && !bundle.contains(&own), "{bundle}");
     wait_for("the summary", LONG, || gateway.log().contains("down: sinks.broker") || gateway.log().contains("queued"));
     let log = gateway.log();
     assert!(gateway.stop().success());
