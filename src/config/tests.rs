@@ -302,7 +302,7 @@ fn fields_are_checked_where_they_stand() {
         (
             "{\"store\": {\"disk\": {\"size\": 1}}}",
             &[
-                "store.disk: unknown field `size`, expected `high`, `low`, `soft`, `critical`, `events`, `free`, `when_full` or `offload` (f:1:21)",
+                "store.disk: unknown field `size`, expected `high`, `low`, `soft`, `critical`, `events`, `free`, `endurance`, `when_full` or `offload` (f:1:21)",
             ],
         ),
         (
