@@ -21,6 +21,9 @@ const CHECKPOINT: Duration = Duration::from_secs(60);
 /// The disk mark is looked at every so many milliseconds.
 const LOOK_MS: u128 = 100;
 
+/// Consumer and lane, and the numbers that its cursor was moved over.
+pub(super) type Moved = ((u32, u16), u64, u64);
+
 #[derive(Default)]
 pub(super) struct Trimmer {
     waits: bool,
@@ -89,7 +92,7 @@ impl Trimmer {
         index: &mut Index,
         options: &Options,
         now: i64,
-    ) -> rusqlite::Result<Vec<((u32, u16), u64, u64)>> {
+    ) -> rusqlite::Result<Vec<Moved>> {
         let mut moved = Vec::new();
         if options.ttl.is_empty() || !older(PAUSE_MS, self.expired) {
             return Ok(moved);
