@@ -35,10 +35,12 @@
 //! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
 //!   to the log.
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
+//! - [`trace`] keeps what happened to single events, for operators.
 //! - [`store`] is one SQLite file and the one thread that writes it, in groups, an fsync for each. `writer` is its heart,
 //!   `reader` what consumers see of it, `trim` how it stays small, `space` what happens when it does not, `offload` how
 //!   events go elsewhere and come back, `tight` how it lives on a disk that somebody else has filled,
-//!   `eras` how it knows times across boots whose clock was wrong. `begin` opens whatever is there: `quarantine` takes what is
+//!   `eras` how it knows times across boots whose clock was wrong, `history` what was counted when and `losses` why, `find`
+//!   where one event is. `begin` opens whatever is there: `quarantine` takes what is
 //!   broken, `carry` and `salvage` bring back what can be read of it, `given` knows from outside what was lost.
 //! - [`systems`] has what several components share to reach others: TLS, HTTP, MQTT and Modbus as a client, serial ports; and
 //!   the systems that a configuration names: a trait for each sort (`kv`, `objects`, `pubsub`) and one file, or folder, for each
@@ -61,6 +63,7 @@
 //! | | `event` | `clock` |
 //! | | `logs` | `clock` |
 //! | | `expr` | `event` |
+//! | | `trace` | `clock` `event` |
 //! | means | `store` `systems` `board` | the words |
 //! | components | `kind` | the words and means |
 //! | | `sources/*` `process/*` `sinks/*` | those and `kind`; never each other |
@@ -118,6 +121,7 @@ pub mod sources;
 pub mod store;
 pub mod systems;
 pub mod tally;
+pub mod trace;
 
 /// The example of how to add a kind compiles.
 #[cfg(doctest)]

@@ -3,8 +3,10 @@
 use super::{
     config, metrics,
     routes::{self, Answer, Route, To},
+    trace,
 };
 use crate::{
+    budget::Span,
     clock,
     event::walk::Json,
     logs,
@@ -85,16 +87,17 @@ impl Call {
 
     /// The dead letters it is about.
     fn which(&self) -> Result<Which, Reply> {
-        let (id, before) = (self.number("id")?, self.number("before")?);
-        Ok(Which { id, consumer: self.text("consumer"), topic: self.text("topic"), before })
+        let (id, before, event) = (self.number("id")?, self.number("before")?, self.text("event"));
+        Ok(Which { id, consumer: self.text("consumer"), topic: self.text("topic"), before, event })
     }
 
     /// As that, but only where it says so are they all.
     fn chosen(&self) -> Result<Which, Reply> {
         let which = self.which()?;
-        let all = which.id.is_none() && which.consumer.is_none() && which.topic.is_none() && which.before.is_none();
+        let texts = [&which.consumer, &which.topic, &which.event];
+        let all = which.id.is_none() && which.before.is_none() && texts.iter().all(|text| text.is_none());
         if all && self.text("all").as_deref() != Some("true") {
-            return Err(Reply::problem(400, "expected `id`, `consumer`, `topic`, `before`, or `all=true`"));
+            return Err(Reply::problem(400, "expected `id`, `consumer`, `topic`, `event`, `before`, or `all=true`"));
         }
         Ok(which)
     }
@@ -169,8 +172,18 @@ impl Desk {
         Ok(Reply { status: 200, media: "text/plain; version=0.0.4", body })
     }
 
-    pub(super) fn ledger(&self) -> Answer {
-        Ok(Reply::json(&json!({ "ledger": self.store.ledger() })))
+    /// All totals, or what happened in a span of time.
+    pub(super) async fn ledger(&self, call: &Call) -> Answer {
+        if call.text("since").is_none() && call.text("until").is_none() {
+            return Ok(Reply::json(&json!({ "ledger": self.store.ledger() })));
+        }
+        self.spent(call).await
+    }
+
+    /// The way of one event.
+    pub(super) async fn way(&self, call: &Call) -> Answer {
+        let id = call.text("id").ok_or_else(|| Reply::problem(400, "expected the id of an event"))?;
+        Ok(Reply::json(&trace::way(&self.store, &id).await?))
     }
 
     pub(super) async fn letters(&self, call: &Call) -> Answer {
@@ -233,6 +246,23 @@ impl Desk {
         Ok(Reply::json(&json!({ "lines": lines })))
     }
 
+    /// What happened in a span of time.
+    async fn spent(&self, call: &Call) -> Answer {
+        let now = clock::wall_ms();
+        let (since, until) = (time(call, "since", now)?.unwrap_or(0), time(call, "until", now)?);
+        let (ledger, lost) = self.store.spent(since, until.unwrap_or(i64::MAX)).await?;
+        let lost: Vec<Value> = lost
+            .into_iter()
+            .map(|lost| {
+                let (from, to) = (clock::rfc3339(lost.from), clock::rfc3339(lost.to));
+                json!({ "from": from, "to": to, "topic": lost.topic, "consumer": lost.consumer, "what": lost.what,
+                    "count": lost.count, "reason": lost.reason })
+            })
+            .collect();
+        let (since, until) = (clock::rfc3339(since), clock::rfc3339(until.unwrap_or(now)));
+        Ok(Reply::json(&json!({ "since": since, "until": until, "ledger": ledger, "losses": lost })))
+    }
+
     /// Progress, not existence: the store's writer answers, and no pipeline is stuck. An upstream that is down is no reason
     /// to be restarted.
     pub(super) async fn health(&self) -> Answer {
@@ -248,6 +278,18 @@ impl Desk {
     }
 }
 
+/// A time of a query: RFC 3339, or a span before now.
+fn time(call: &Call, name: &str, now: i64) -> Result<Option<i64>, Reply> {
+    let Some(text) = call.text(name) else { return Ok(None) };
+    let ago = text.parse::<Span>().ok().filter(|_| text.ends_with(|c: char| c.is_ascii_alphabetic()));
+    let time =
+        ago.map(|ago| now.saturating_sub(clock::millis_of(ago.0.as_millis()))).or_else(|| clock::parse_time(&text));
+    let wrong = format!(
+        "`{name}`: expected a time such as `2026-11-29T10:00:00Z`, or a span before now such as `2h`, instead of `{text:.40}`"
+    );
+    time.map(Some).ok_or_else(|| Reply::problem(400, &wrong))
+}
+
 fn verdict(name: &str, wrong: &[String]) -> Reply {
     let mut reply = Reply::json(&json!({ name: wrong.is_empty(), "why": wrong }));
     reply.status = if wrong.is_empty() { 200 } else { 503 };
@@ -255,7 +297,7 @@ fn verdict(name: &str, wrong: &[String]) -> Reply {
 }
 
 /// A dead letter: what it holds is the event with its envelope, or else the bytes as they came, as text.
-fn shown(letter: &Letter) -> Value {
+pub(super) fn shown(letter: &Letter) -> Value {
     let dead = &letter.dead;
     let event = std::str::from_utf8(&dead.body).ok().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
     let event = event.map(|raw| Json::trusted(raw.get().as_bytes())).filter(|json| json.member("body").is_some());

@@ -13,6 +13,7 @@ mod metrics;
 mod openapi;
 mod routes;
 mod token;
+mod trace;
 
 pub use api::{Call, Desk, Reply};
 use token::Brake;

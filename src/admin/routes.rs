@@ -38,6 +38,7 @@ const WHICH: Query = &[
     ("id", "one dead letter, by its number"),
     ("consumer", "only what failed at this consumer"),
     ("topic", "only events of this topic"),
+    ("event", "only the event with this id"),
     ("before", "only letters with a smaller number"),
     ("limit", "at most so many; 100 without it, 1000 at most"),
 ];
@@ -45,8 +46,14 @@ const CHOSEN: Query = &[
     ("id", "one dead letter, by its number"),
     ("consumer", "only what failed at this consumer"),
     ("topic", "only events of this topic"),
+    ("event", "only the event with this id"),
     ("before", "only letters with a smaller number"),
     ("all", "`true`: all of them"),
+];
+
+const SPAN: Query = &[
+    ("since", "from this time on: RFC 3339, or a span before now such as `2h`"),
+    ("until", "up to this time; now, without it"),
 ];
 
 pub(super) const ROUTES: &[Route] = &[
@@ -101,10 +108,18 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/api/v1/ledger",
-        about: "what became of every event, by topic and consumer",
+        about: "what became of every event, by topic and consumer; with a span of time, what happened and was lost in it",
+        query: SPAN,
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.ledger(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/trace/{id}",
+        about: "the way of one event: where it is, who has it, what happened to it",
         query: &[],
         to: To::Operator,
-        work: |desk, _| Box::pin(ready(desk.ledger())),
+        work: |desk, call| Box::pin(desk.way(call)),
     },
     Route {
         method: "GET",

@@ -12,10 +12,12 @@ mod init;
 pub mod kinds;
 mod modbus;
 mod operate;
+mod passwd;
 mod process;
 mod run;
 mod serial;
 mod test;
+mod trace;
 
 use crate::{
     config::{self as configuration, Catalogue, Problem},
@@ -23,10 +25,9 @@ use crate::{
     kind::{self, Process, Sink, Source},
     logs, process as processes, runtime, sinks, sources,
 };
-use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{
-    io::{BufRead, IsTerminal, Read, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -35,8 +36,6 @@ use std::{
 const BAD_CONFIGURATION: u8 = 78;
 /// Exit code of wrong arguments.
 const USAGE: u8 = 2;
-/// MQTT's own limit for a password, in bytes.
-const LONGEST_PASSWORD: u64 = 65_535;
 
 /// Store-and-forward event gateway: takes sensor events in, has each on disk before it says yes, runs pipelines over
 /// them, and sends the results upstream whenever there is an upstream.
@@ -127,11 +126,18 @@ enum Command {
     /// Tell what became of every event, by topic and consumer: accepted = delivered + queued + dead + expired + evicted +
     /// offloaded.
     ///
-    /// Example: tidegate ledger --format json
-    Ledger {
-        #[command(flatten)]
-        which: operate::Which,
-    },
+    /// With a span of time: what happened in it, to the minute (more than a day ago, to the hour); QUEUED and OFFLOADED are then how
+    /// many more there were at its end than at its beginning. And precisely what was lost, when and why.
+    ///
+    /// Example: tidegate ledger --since 2h
+    Ledger(trace::Ledger),
+    /// Tell the way of one event: where it is, who has it, and what happened to it.
+    ///
+    /// Where it is, is known of every event that the store holds. What happened to it in detail (each process with its time and
+    /// effect, each delivery with its answer) is kept in memory for a sample, `gateway.trace`, and for what ended badly.
+    ///
+    /// Example: tidegate trace 6d1d38c1b5a8ca83-1-1 --format json
+    Trace(trace::Trace),
     /// Look for what could keep a gateway from its work, and say what to do: clock, disk, rights, ports, devices, TLS,
     /// upstreams, memory, and for how long the store lasts.
     ///
@@ -335,7 +341,8 @@ fn execute(command: Command) -> ExitCode {
         }),
         Command::Status { which } => finish(operate::status(&which)),
         Command::Logs { lines, which } => finish(operate::logs(lines, &which)),
-        Command::Ledger { which } => finish(operate::ledger(&which)),
+        Command::Ledger(span) => finish(trace::ledger(&span)),
+        Command::Trace(event) => finish(trace::trace(&event)),
         Command::SupportBundle(what) => finish(bundle::run(what)),
         Command::Doctor(what) => doctor::run(&what),
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
@@ -359,7 +366,7 @@ fn execute(command: Command) -> ExitCode {
         Command::Gpio { action } => finish(gpio::gpio(action)),
         Command::I2c(what) => finish(i2c::run(what)),
         Command::Modbus(what) => finish(modbus::run(what)),
-        Command::Passwd { rounds } => finish(passwd(rounds)),
+        Command::Passwd { rounds } => finish(passwd::passwd(rounds)),
         Command::ImportBinge { file } => import_binge(&file),
         Command::Serial(command) => finish(serial::run(command)),
         Command::Init { r#use, output, force } => finish(init::init(r#use.as_deref(), output.as_deref(), force)),
@@ -383,18 +390,6 @@ fn import_binge(file: &Path) -> ExitCode {
             ExitCode::from(BAD_CONFIGURATION)
         }
     }
-}
-
-/// The first line of standard input, hashed.
-fn passwd(rounds: u32) -> anyhow::Result<()> {
-    if std::io::stdin().is_terminal() {
-        eprint!("password (it is shown): ");
-    }
-    let mut line = String::new();
-    std::io::stdin().lock().take(LONGEST_PASSWORD).read_line(&mut line).context("standard input")?;
-    let password = line.trim_end_matches(['\n', '\r']);
-    anyhow::ensure!(!password.is_empty(), "no password on standard input");
-    print(&format!("{}\n", sources::mqtt_listen::hash_password(password, rounds)))
 }
 
 /// As `load`, and shows the warnings.

@@ -1,4 +1,4 @@
-//! `tidegate status`, `logs`, `ledger` and `dead`: what an operator sees and does.
+//! `tidegate status`, `logs` and `dead`: what an operator sees and does.
 
 use super::{Format, columns, print};
 use crate::{
@@ -145,7 +145,7 @@ impl Which {
 }
 
 /// For the query of a URL.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
@@ -208,12 +208,8 @@ pub(super) fn pause(name: &str, paused: bool, which: &Which) -> anyhow::Result<(
     which.show(&answer, |_| format!("{name} {text}\n"))
 }
 
-pub(super) fn ledger(which: &Which) -> anyhow::Result<()> {
-    which.show(&which.ask("GET", "/ledger", &[])?, |answer| table(&answer["ledger"]))
-}
-
 /// The ledger as a table; every row adds up.
-fn table(ledger: &Value) -> String {
+pub(super) fn table(ledger: &Value) -> String {
     let numbers = ["accepted", "delivered", "queued", "dead", "expired", "evicted", "offloaded"];
     let mut rows =
         vec![["topic", "consumer"].iter().chain(&numbers).map(|name| name.to_uppercase()).collect::<Vec<_>>()];

@@ -17,6 +17,7 @@ mod settings;
 mod share;
 mod space;
 pub(crate) mod suggest;
+mod trace;
 pub(crate) mod tree;
 mod validate;
 
@@ -37,6 +38,7 @@ pub use settings::{
 };
 pub use share::shareable;
 pub(crate) use suggest::{choice, unknown_name};
+pub use trace::{OtlpSettings, TraceSettings};
 
 use interpolate::Outside;
 use report::{Finding, Report};

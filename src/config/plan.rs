@@ -119,6 +119,9 @@ pub(super) fn build<S: ?Sized, P: ?Sized, K: ?Sized>(
     if let Some(Err(e)) = settings.store.disk.offload.as_ref().map(|offload| systems.objects(&offload.to)) {
         refuse(build.report, "", root, ParamsError::at("store.disk.offload.to", e));
     }
+    if let Some(Err((field, why))) = settings.gateway.trace.otlp.as_ref().map(|otlp| otlp.client()) {
+        refuse(build.report, "", root, ParamsError::at(format!("gateway.trace.otlp.{field}"), why));
+    }
     let mut plan = Plan { settings, sources: Vec::new(), pipelines: Vec::new(), sinks: Vec::new(), systems, buses };
     for entry in fields(root, "sources") {
         plan.sources.extend(build.source(entry, catalogue.sources));

@@ -3,6 +3,7 @@
 use super::admin::AdminSettings;
 use super::cases::Case;
 use super::outgoing::{Budget, Drain, Late, Window};
+use super::trace::TraceSettings;
 use crate::budget::{Size, Span};
 use crate::expr::Expr;
 use schemars::JsonSchema;
@@ -41,6 +42,8 @@ pub struct GatewaySettings {
     /// before, or is new, the one before comes back by itself, in the file too. Without it: it stays whatever comes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm: Option<Span>,
+    /// Which events' ways are recorded, for `tidegate trace`.
+    pub trace: TraceSettings,
 }
 
 /// A name: of a topic, a consumer, a gateway.

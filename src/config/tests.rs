@@ -661,6 +661,8 @@ fn the_schema_is_whole_and_documented() {
     let mut flaws = Vec::new();
     walk(&schema, &schema, "", &mut flaws);
     for own in [
+        "TraceSettings",
+        "OtlpSettings",
         "StoreSettings",
         "DiskSettings",
         "EventMarks",
@@ -681,7 +683,7 @@ fn the_schema_is_whole_and_documented() {
     assert_eq!(flaws, Vec::<String>::new());
     assert_eq!(schema["$defs"]["sink"]["properties"]["type"]["enum"], serde_json::json!(["http"]));
     assert_eq!(schema["$defs"]["Batch"]["properties"]["max"]["default"], 1000);
-    assert_eq!(schema["properties"]["gateway"]["default"], serde_json::json!({}));
+    assert_eq!(schema["properties"]["gateway"]["default"], serde_json::json!({ "trace": { "sample": 1000 } }));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! time (4), meta (5), sample time (6), time to live (7); then the body. The sample time is one of the monotonic clock, the time to
 //! live has seconds. Numbers are LEB128, signed ones zigzag; texts and bodies carry their length.
 
-use super::{Body, Event, Id, Text, When, json};
+use super::{Body, Event, Id, Text, When, json, parent};
 use crate::clock::{Quality, Stamp};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -91,6 +91,8 @@ pub struct Batch {
     pub(crate) data: Vec<u8>,
     pub(crate) count: u32,
     pub(crate) marks: Vec<Mark>,
+    /// Those whose way is recorded, or may be: index, id (empty, if it has none yet), `traceparent`.
+    pub(crate) traced: Vec<(u32, Arc<str>, Option<Arc<str>>)>,
     /// The stamp of the last record; `None` as long as the store is to stamp them at the commit.
     stamp: Option<Stamp>,
 }
@@ -161,6 +163,9 @@ impl Batch {
 
     fn add(&mut self, draft: &Draft<'_>) {
         let start = self.data.len();
+        if parent::is_sampled(draft.meta) {
+            self.traced.push((self.count, draft.id.unwrap_or_default().into(), parent::of(draft.meta).map(Arc::from)));
+        }
         let flags = 1 | flag(draft.id.is_some(), OWN_ID) | about(draft.key, draft.time, draft.meta, draft.ttl);
         self.data.push(flags);
         if let Some(id) = draft.id {
@@ -174,6 +179,12 @@ impl Batch {
             self.marks.push(Mark { index: self.count, range, id, body });
         }
         self.count += 1;
+    }
+
+    /// The way of the event that is added next is recorded.
+    pub(crate) fn will_trace(&mut self, event: &Event) {
+        let parent = event.parent().filter(|_| parent::is_sampled(&event.meta)).map(Arc::from);
+        self.traced.push((self.count, event.id.text().into(), parent));
     }
 
     /// Adds an event that was taken in before: it keeps its id and its stamp.
@@ -267,7 +278,7 @@ fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
 }
 
-fn put(out: &mut Vec<u8>, mut n: u64) {
+pub(crate) fn put(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;

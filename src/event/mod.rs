@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod body;
 pub mod json;
+pub mod parent;
 pub mod path;
 mod splice;
 pub mod walk;
@@ -27,6 +28,10 @@ impl Text {
 
     pub(crate) fn from_bytes(bytes: Bytes) -> Self {
         Text(bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -131,6 +136,11 @@ impl Event {
         }
     }
 
+    /// Its `traceparent`, if it came with one.
+    pub fn parent(&self) -> Option<&str> {
+        parent::of(&self.meta)
+    }
+
     /// Whether it is too old to be delivered.
     pub fn is_expired(&self) -> bool {
         self.expires != i64::MAX && self.expires <= clock::steady_ms()
@@ -173,7 +183,7 @@ impl Event {
     }
 
     /// Writes the event with its envelope as one JSON object, without a line end:
-    /// `{"id":…,"topic":…,"key":…,"priority":…,"time":…,"intake":…,"time_quality":…,"meta":{…},"body":{…}}`.
+    /// `{"id":…,"topic":…,"key":…,"priority":…,"time":…,"intake":…,"time_quality":…,"traceparent":…,"meta":{…},"body":{…}}`.
     pub fn write_envelope(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"id\":");
         walk::write_string(&self.id.text(), out);
@@ -188,6 +198,11 @@ impl Event {
         out.extend_from_slice(b"\",\"intake\":\"");
         out.extend_from_slice(clock::rfc3339(self.stamp.wall_ms).as_bytes());
         out.extend_from_slice(format!("\",\"time_quality\":\"{}\"", self.stamp.quality.name()).as_bytes());
+        if let Some(parent) = self.parent() {
+            out.extend_from_slice(b",\"traceparent\":\"");
+            out.extend_from_slice(parent.as_bytes());
+            out.push(b'"');
+        }
         if !self.meta.is_empty() {
             out.extend_from_slice(b",\"meta\":");
             out.extend_from_slice(&self.meta);

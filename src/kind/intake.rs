@@ -50,6 +50,11 @@ pub trait Sink: Send {
     /// may drop the future at its stop; the batch is then delivered again.
     async fn deliver(&mut self, batch: &[Event]) -> Result<(), Fault>;
 
+    /// What the other side answered to the last delivery that worked, in a few words; empty where it says nothing.
+    fn answer(&self) -> String {
+        String::new()
+    }
+
     /// Runs while there is nothing to deliver, for a connection that must be kept alive; dropped when there is. Ends
     /// only with a fault.
     async fn idle(&mut self) -> Fault {

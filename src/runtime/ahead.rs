@@ -30,6 +30,13 @@ pub(super) struct Ahead {
     owed: f64,
 }
 
+/// Whether a sink, which has not passed an event, has sent it ahead of its backlog.
+pub async fn sent_ahead(store: &Store, sink: &str, lane: u16, seq: u64) -> Result<bool, Refusal> {
+    let known = store.state(sink, &[KEY, &lane.to_be_bytes()].concat(), 1).await?;
+    let ranges = known.iter().flat_map(|(_, value)| Range::read(value));
+    Ok(ranges.into_iter().any(|range| (range.from..range.to).contains(&seq)))
+}
+
 /// Events that were sent ahead, and what became of those that were not delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Range {

@@ -1,17 +1,15 @@
 //! A pipeline's processes, one after another, over one event.
 
-use super::{links::Links, meter::Meter, notify::Beat, time::Time};
+use super::{around::Around, meter::Meter, notify::Beat, watched::Watched};
 use crate::{
     budget::Size,
     config::{Attempts, OnFail, PipelinePlan, PipelineSettings, ProcessPlan, Start},
-    event::{Event, Path},
+    event::Event,
     expr::Expr,
     fault::Fault,
     kind::{Cx, Memory, Process, Timer, side_topic},
 };
-use serde_json::{Map, Value};
 use std::{
-    collections::BTreeMap,
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -46,37 +44,6 @@ pub(super) struct Chain {
     pub alone: bool,
     pipeline: Arc<str>,
     stages: Vec<Stage>,
-}
-
-/// What chains have around them.
-#[derive(Clone)]
-pub(super) struct Around {
-    pub time: Time,
-    pub links: Links,
-    /// Bytes of events that a step works on.
-    pub lot: usize,
-    /// For tests: what is outside.
-    pub stand_in: Option<Arc<StandIn>>,
-}
-
-/// Takes the place of what is outside, for tests.
-#[derive(Default)]
-pub struct StandIn {
-    /// What it sets in an event, by the name of the process.
-    pub answers: BTreeMap<String, Map<String, Value>>,
-    /// Names of processes that really reach outside.
-    pub run: Vec<String>,
-}
-
-impl StandIn {
-    /// Does what it does for a process; false if it leaves that to the process.
-    fn answer(&self, process: &str, event: &mut Event) -> Result<bool, Fault> {
-        for (name, value) in self.answers.get(process).into_iter().flatten() {
-            let place = Path::of([name.as_str()]).map_err(Fault::reject)?;
-            event.body.set(&place, value.to_string().as_bytes()).map_err(Fault::reject)?;
-        }
-        Ok(!self.run.iter().any(|name| name == process))
-    }
 }
 
 /// A process with what the runtime does around it.
@@ -149,6 +116,9 @@ pub(super) struct Run<'a> {
     pub patience: Patience,
     /// The time that processes are given.
     now: i64,
+    /// Whether it is recorded what they do, and what there is to say of the present one.
+    pub traced: bool,
+    pub said: String,
 }
 
 impl Chain {
@@ -230,6 +200,7 @@ impl Chain {
     ) -> Result<Vec<Event>, Unfinished> {
         let (savepoint, before) = (run.memory.savepoint(), run.effect.sent.len());
         run.now = self.around.time.now();
+        run.traced = events.iter().any(|event| self.around.trace.wants(event));
         for at in range {
             if let Err(unfinished) = self.stage(at, &mut events, run).await {
                 run.memory.rollback(savepoint);
@@ -251,6 +222,7 @@ impl Chain {
     pub fn plain_event(&self, event: Event, run: &mut Run<'_>) -> Result<(), Unfinished> {
         let (savepoint, before, made) = (run.memory.savepoint(), run.effect.sent.len(), run.effect.out.len());
         run.now = self.around.time.now();
+        run.traced = self.around.trace.wants(&event);
         let done = self.plain_from(0, event, run);
         if done.is_err() {
             run.memory.rollback(savepoint);
@@ -266,10 +238,15 @@ impl Chain {
             return Ok(());
         };
         let mut next = Vec::with_capacity(1);
-        stage.pass(at, event, &mut next, run).map_err(|held| match held {
+        let watched = self.watch(stage, &event, 0, run);
+        let done = stage.pass(at, event, &mut next, run).map_err(|held| match held {
             Held::Unfinished(unfinished) => unfinished,
             Held::Early(..) => Unfinished::Later, // a process that delays keeps state, so this chain may wait
-        })?;
+        });
+        if let Some(watched) = watched {
+            watched.tell(&self.around.trace, &stage.link, &next, &done, run);
+        }
+        done?;
         next.into_iter().try_for_each(|event| self.plain_from(at + 1, event, run))
     }
 
@@ -277,23 +254,35 @@ impl Chain {
     async fn stage(&self, at: usize, events: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
         let (stage, mut next) = (&self.stages[at], Vec::with_capacity(events.len()));
         for event in events.drain(..) {
-            let mut done = match stage.outside {
+            let watched = self.watch(stage, &event, next.len(), run);
+            let mut held = match stage.outside {
                 true => stage.reach(at, event, &mut next, run, self).await,
                 false => stage.pass(at, event, &mut next, run),
             };
-            while let Err(held) = done {
+            let done = loop {
                 let (wait, event) = match held {
-                    Held::Unfinished(unfinished) => return Err(unfinished),
-                    Held::Early(..) if run.patience == Patience::Short => return Err(Unfinished::Later),
-                    Held::Early(wait, event) => (wait, event),
+                    Ok(()) => break Ok(()),
+                    Err(Held::Unfinished(unfinished)) => break Err(unfinished),
+                    Err(Held::Early(..)) if run.patience == Patience::Short => break Err(Unfinished::Later),
+                    Err(Held::Early(wait, event)) => (wait, event),
                 };
                 self.around.time.wait(wait).await;
                 run.now = self.around.time.now();
-                done = stage.pass(at, *event, &mut next, run);
+                held = stage.pass(at, *event, &mut next, run);
+            };
+            if let Some(watched) = watched {
+                watched.tell(&self.around.trace, &stage.link, &next, &done, run);
             }
+            done?;
         }
         *events = next;
         Ok(())
+    }
+
+    /// An event that is recorded, before a process has it.
+    fn watch(&self, stage: &Stage, event: &Event, made: usize, run: &Run<'_>) -> Option<Watched> {
+        let skips = || stage.when.as_ref().is_some_and(|when| when.test(event) == Ok(false));
+        run.traced.then(|| Watched::new(event, skips(), made, run.effect.sent.len()))
     }
 
     /// Tells a process that a timer of its has come. Gives what it emitted, for the processes from `at + 1` on.
@@ -329,7 +318,7 @@ impl Chain {
 
 impl<'a> Run<'a> {
     pub fn new(memory: &'a mut Memory, effect: &'a mut Effect, patience: Patience) -> Self {
-        Run { memory, effect, patience, now: 0 }
+        Run { memory, effect, patience, now: 0, traced: false, said: String::new() }
     }
 
     fn cx<'b>(&'b mut self, at: usize, out: &'b mut Vec<Event>) -> Cx<'b> {
@@ -354,7 +343,7 @@ impl Stage {
     /// Runs one event through and adds what goes on to `next`.
     fn pass(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Held> {
         let begun = self.meter.begin(false);
-        let done = match self.enter(event, next)? {
+        let done = match self.enter(event, next, run)? {
             Some(event) => self.work(at, event, next, run),
             None => return Ok(()),
         };
@@ -372,10 +361,10 @@ impl Stage {
         chain: &Chain,
     ) -> Result<(), Held> {
         let begun = self.meter.begin(true);
-        let Some(event) = self.enter(event, next)? else { return Ok(()) };
-        let done = match self.attempts(event.clone(), run.patience, chain).await {
+        let Some(event) = self.enter(event, next, run)? else { return Ok(()) };
+        let done = match self.attempts(event.clone(), run, chain).await {
             Ok(changed) => self.work(at, changed, next, run),
-            Err(Some(fault)) => self.fail(fault, event, next).map_err(Held::from),
+            Err(Some(fault)) => self.fail(fault, event, next, run).map_err(Held::from),
             Err(None) => Err(Unfinished::Later.into()),
         };
         self.meter.end(begun);
@@ -383,14 +372,14 @@ impl Stage {
     }
 
     /// Gives the event back if the process is to see it, by its `when`; else it goes on, ends here, or is failed.
-    fn enter(&self, event: Event, next: &mut Vec<Event>) -> Result<Option<Event>, Unfinished> {
+    fn enter(&self, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<Option<Event>, Unfinished> {
         match self.when.as_ref().map_or(Ok(true), |when| when.test(&event)) {
             Ok(true) => return Ok(Some(event)),
             Ok(false) => {
                 self.meter.skipped.fetch_add(1, Relaxed);
                 next.extend((!self.process.stops()).then_some(event));
             }
-            Err(error) => self.fail(Fault::reject(format!("when: {error}")), event, next)?,
+            Err(error) => self.fail(Fault::reject(format!("when: {error}")), event, next, run)?,
         }
         Ok(None)
     }
@@ -413,13 +402,16 @@ impl Stage {
             (Fault::RetryAfter(wait, _), Some(event)) if self.process.delays() => {
                 Err(Held::Early(wait, Box::new(event)))
             }
-            (fault, Some(event)) => Ok(self.fail(fault, event, next)?),
+            (fault, Some(event)) => Ok(self.fail(fault, event, next, run)?),
             (fault, None) => Err(self.failed(fault).into()),
         }
     }
 
     /// The event is failed, or goes on as it came.
-    fn fail(&self, fault: Fault, event: Event, next: &mut Vec<Event>) -> Result<(), Unfinished> {
+    fn fail(&self, fault: Fault, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Unfinished> {
+        if self.on_fail == OnFail::Continue && run.traced {
+            run.said = format!("failed and went on as it came: {fault}");
+        }
         let failed = self.failed(fault);
         if self.on_fail != OnFail::Continue {
             return Err(failed);
@@ -431,14 +423,14 @@ impl Stage {
 
     /// Does what is outside, again and again as configured. Gives the event as it is then, or the fault; without one, it is
     /// to be done later.
-    async fn attempts(&self, mut event: Event, patience: Patience, chain: &Chain) -> Result<Event, Option<Fault>> {
+    async fn attempts(&self, mut event: Event, run: &mut Run<'_>, chain: &Chain) -> Result<Event, Option<Fault>> {
         let Some(outside) = self.process.outside() else { return Ok(event) };
         if let Some(stand_in) = &chain.around.stand_in
             && stand_in.answer(&self.meter.name, &mut event)?
         {
             return Ok(event);
         }
-        let (mut wait, mut tries) = (self.retry.initial.0, 0);
+        let (patience, mut wait, mut tries) = (run.patience, self.retry.initial.0, 0);
         loop {
             let fault = match outside.reach(&mut event).await {
                 Ok(()) => {
@@ -456,6 +448,9 @@ impl Stage {
                 return Err(Some(fault));
             }
             tries += 1;
+            if run.traced {
+                run.said = format!("tried {} times, at first: {fault}", tries + 1);
+            }
             self.meter.retried.fetch_add(1, Relaxed);
             chain.around.links.down(&self.link, &fault.to_string());
             if self.retry.count.is_none() && patience == Patience::Short {

@@ -1,8 +1,8 @@
 //! Events straight through: pipelines and sinks without a store, for `run --stateless`, `process` and `test`.
 
 use super::{
-    chain::{Around, Chain, Effect, Patience, Run, StandIn, Unfinished},
-    links::Links,
+    around::{Around, StandIn},
+    chain::{Chain, Effect, Patience, Run, Unfinished},
     parts::in_order,
     time::Time,
 };
@@ -72,7 +72,7 @@ impl Flow {
         pipelines: Vec<PipelinePlan<dyn Process>>,
         sinks: Vec<SinkPlan<dyn Sink>>,
     ) -> Flow {
-        let around = Around { time: time.clone(), links: Links::default(), lot: super::pipeline::LOT, stand_in };
+        let around = Around::alone(time.clone(), stand_in);
         let chains = pipelines.into_iter().flat_map(|plan| Chain::parts(plan, &around));
         let stage = |chain: Chain| Stage { memory: Mutex::new(chain.memory()), chain };
         let drain =

@@ -2,11 +2,11 @@
 
 use super::{
     Plan, Sum,
-    chain::{Around, Chain},
+    around::Around,
+    chain::Chain,
     fields, names,
     offload::Offload,
     parts::{OFFLOAD, Parts},
-    time::Time,
 };
 use crate::{
     budget::Size,
@@ -61,7 +61,7 @@ impl Fresh {
                 fresh.sources.push((make, source, fields));
             }
         }
-        let around = Around { time: Time::Steady, links: parts.links.clone(), lot: sum.lot, stand_in: None };
+        let around = Around::new(&parts.store, &parts.links, sum.lot);
         for pipeline in plan.pipelines {
             let name = format!("pipelines.{}", pipeline.name);
             let make = (pipeline.mark, format!("{} {:?}", sum.lot, pipeline.settings.state));

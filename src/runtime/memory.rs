@@ -31,6 +31,11 @@ const EVENT: usize = 320;
 const LINK: usize = 640 * KIB;
 /// What operators ask for, one answer at a time, and their connections.
 const ADMIN: usize = MIB;
+/// Notes of what happened to single events, and the ids of those that lie in the store.
+const NOTES: usize = MIB;
+const WATCHED: usize = 256 * KIB;
+/// Spans that wait for a collector, and a request of some of them.
+const SPANS: usize = MIB;
 /// An object on its way to the object store and back: made, sent, read back.
 const OFFLOAD: usize = 4 * MIB;
 /// A request of a process that reaches outside, and its answer.
@@ -48,6 +53,8 @@ pub struct Sum {
     pub waiting: usize,
     pub tails: usize,
     pub lot: usize,
+    /// What is recorded of single events.
+    pub notes: usize,
     batch: usize,
     state: usize,
     needs: Vec<Need>,
@@ -78,6 +85,7 @@ impl Sum {
             waiting: scaled(4 * MIB, MIB).max(batch.min(4 * MIB)),
             tails: scaled(8 * MIB, MIB),
             lot: scaled(LOT, 64 * KIB),
+            notes: scaled(NOTES, 128 * KIB),
             batch: scaled(Batch::BYTES, 32 * KIB),
             state: scaled(PipelineSettings::STATE, MIB),
             needs,
@@ -95,6 +103,8 @@ impl Sum {
         self.add("store: fresh events at hand", self.tails, "");
         self.add("store: waiting for the disk", self.waiting + ROW, "");
         self.add("admin", ADMIN, "");
+        let taken = if plan.settings.gateway.trace.otlp.is_some() { SPANS } else { 0 };
+        self.add("traces of events", self.notes + WATCHED + taken, "");
         if settings.disk.offload.is_some() {
             self.add("store: offload", OFFLOAD, "");
         }

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod allowance;
+mod around;
 mod backoff;
 mod chain;
 mod flow;
@@ -15,7 +16,9 @@ mod memory;
 mod meter;
 mod notify;
 mod offload;
+mod options;
 mod order;
+mod otlp;
 mod pace;
 mod parts;
 mod pipeline;
@@ -33,25 +36,29 @@ mod suspect;
 mod tests;
 mod time;
 mod versions;
+mod watched;
 mod window;
 mod windows;
 
-pub use chain::StandIn;
+pub use ahead::sent_ahead;
+pub use around::StandIn;
 pub use flow::Flow;
 pub use memory::Sum;
 pub use meter::Counts;
+pub use options::options;
 pub use order::{Changed, Denied, Order, Origin, Origins};
 pub use reload::at_start;
 pub use status::Running;
 pub use versions::{State, Version, Versions};
 
 use crate::{
-    config::{self, Before, Settings, SourcePlan, Start, WhenFull},
+    config::{self, Before, Settings, SourcePlan, Start},
     event::Path,
     kind::{self, Fields, Process, Sink, Source},
-    store::{self, Keep, OpenError, Options, Policy, Store, Window},
+    store::{self, OpenError, Store},
 };
 use links::Links;
+use otlp::Exporter;
 use parts::{Parts, is_ours};
 use reload::{Live, Next, store_options};
 use status::{Shown, View};
@@ -119,9 +126,12 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
     let (mut outlets, (stop, stopping)) = (JoinSet::new(), watch::channel(false));
     let flow = stateless.then(|| {
         let flow = Arc::new(Flow::new(std::mem::take(&mut plan.pipelines), std::mem::take(&mut plan.sinks)));
-        outlets.spawn(flow.clone().keep_alive(stopping));
+        outlets.spawn(flow.clone().keep_alive(stopping.clone()));
         flow as Arc<dyn kind::Before>
     });
+    if let Some(exporter) = Exporter::of(&settings.gateway, &store, &links)? {
+        outlets.spawn(exporter.run(stopping.clone()));
+    }
     let mut parts = Parts::new(store.clone(), links.clone(), fatal, &settings.gateway.id, flow);
     parts.swap(plan, &sum, None).await.map_err(|failure| failure.why)?;
     if !stateless {
@@ -323,46 +333,6 @@ async fn open(plan: &Plan, sum: &Sum, stateless: bool) -> anyhow::Result<Store> 
             opened => return opened.map_err(|error| anyhow::anyhow!("store `{place}`: {error}")),
         }
         tokio::time::sleep(LATER).await;
-    }
-}
-
-/// How the store of a configuration is opened.
-pub fn options(settings: &Settings, stateless: bool) -> Options {
-    let path = (!stateless).then(|| PathBuf::from(&settings.store.path));
-    let keep = |t: &config::TopicSettings| Keep { age: t.keep.age.map(|s| s.0), bytes: t.keep.bytes.map(|s| s.0) };
-    let (dedupe, disk) = (&settings.store.dedupe, &settings.store.disk);
-    Options {
-        path,
-        high: disk.high.0,
-        low: disk.low().0,
-        soft: disk.soft.map(|s| s.0),
-        critical: disk.critical.map(|s| s.0),
-        events: disk.events.as_ref().map(|events| (events.high, events.low())),
-        free: disk.free.map(|s| s.0),
-        endurance: disk.endurance.map(|s| s.0),
-        when_full: policy(&disk.when_full),
-        policies: settings
-            .topics
-            .iter()
-            .filter_map(|(name, t)| Some((name.clone(), policy(t.when_full.as_ref()?))))
-            .collect(),
-        window: Window {
-            ms: i64::try_from(dedupe.window.0.as_millis()).unwrap_or(i64::MAX),
-            ids: usize::try_from(dedupe.ids).unwrap_or(usize::MAX),
-        },
-        keep: settings.topics.iter().map(|(name, topic)| (name.clone(), keep(topic))).collect(),
-        ttl: settings.topics.iter().filter_map(|(name, topic)| Some((name.clone(), topic.ttl?.0))).collect(),
-        ..Options::default()
-    }
-}
-
-fn policy(when_full: &WhenFull) -> Policy {
-    match when_full {
-        WhenFull::Reject => Policy::Reject,
-        WhenFull::DropOldest => Policy::DropOldest,
-        WhenFull::DropNewest => Policy::DropNewest,
-        WhenFull::Sample(n) => Policy::Sample(*n),
-        WhenFull::Offload => Policy::Offload,
     }
 }
 

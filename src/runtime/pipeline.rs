@@ -10,6 +10,7 @@ use crate::{
     event::Event,
     kind::Memory,
     store::{Lot, Reader, Refusal, Step, Store},
+    trace::Note,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -133,7 +134,7 @@ impl Pipeline {
 
     /// Puts an event that kills the gateway among the dead letters; gives whether to go on.
     async fn set_aside(&mut self, lot: Lot, stop: &mut watch::Receiver<bool>) -> bool {
-        let (name, mut made) = (&self.chain.name, Made::default());
+        let (name, mut made) = (&self.chain.name, Made::new(&self.chain.around.trace));
         for event in &lot.events {
             log::error!("{name}: `{}` has killed the gateway again and again and is set aside", event.id.text());
             made.dead.push(letter(name, event, "the gateway died while it worked on it".into()));
@@ -148,7 +149,7 @@ impl Pipeline {
 
     /// Runs events one by one and commits; gives whether to go on.
     async fn lot(&mut self, lot: Lot, stop: &mut watch::Receiver<bool>) -> bool {
-        let (begun, mut made, mut effect) = (Instant::now(), Made::default(), Effect::default());
+        let (begun, mut made, mut effect) = (Instant::now(), Made::new(&self.chain.around.trace), Effect::default());
         let (lane, from) = (lot.lane, lot.from);
         if let Some(stored) = lot.broken {
             made.moved(self.consumer, lane, lot.to).dead = lot.to - from;
@@ -164,6 +165,7 @@ impl Pipeline {
             if event.is_expired() {
                 to = event.seq + 1;
                 made.moved(self.consumer, lane, to).expired += 1;
+                self.chain.around.trace.ended(Note::of(&event, &*self.chain.name, "expired"));
                 continue;
             }
             if to > from && self.is_enough(begun, &made) {
@@ -234,7 +236,7 @@ impl Pipeline {
 
     /// Calls the processes whose timers are due, and commits.
     pub async fn timers(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
-        let (begun, mut made) = (Instant::now(), Made::default());
+        let (begun, mut made) = (Instant::now(), Made::new(&self.chain.around.trace));
         for count in 0..TIMERS {
             if count > 0 && self.is_enough(begun, &made) {
                 break;
@@ -273,7 +275,7 @@ impl Pipeline {
 
     /// What the processes emit at the end; `None` at the stop.
     async fn finish(&mut self, stop: &mut watch::Receiver<bool>) -> Option<Made> {
-        let mut made = Made::default();
+        let mut made = Made::new(&self.chain.around.trace);
         for at in self.chain.all() {
             let mut effect = Effect::default();
             let mut run = Run::new(&mut self.memory, &mut effect, Patience::Endless);
@@ -321,7 +323,7 @@ impl Pipeline {
     /// memory is as before it.
     pub async fn commit(&mut self, mut step: Step, stop: &mut watch::Receiver<bool>) -> (bool, bool) {
         (step.state, step.timers) = self.memory.changes();
-        let silent = step.appends.is_empty() && step.dead.is_empty();
+        let silent = step.appends.is_empty() && step.dead.is_empty() && step.dropped.is_empty();
         if silent && step.state.is_empty() && step.timers.is_empty() {
             let rides = step.moves.is_empty() || self.store.ride(step).is_ok();
             return (rides, rides);

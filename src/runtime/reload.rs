@@ -10,6 +10,7 @@ use super::{
 use crate::{
     config::{self, Before, Problem, Settings},
     store::{Options, Store},
+    trace::Trace,
 };
 use std::{
     collections::BTreeSet,
@@ -450,15 +451,17 @@ impl<'a> Live<'a> {
     }
 }
 
-/// What cannot be changed while it runs: the place of the store, and the name by which others know the gateway.
-fn whole(settings: &Settings) -> (&str, &str) {
-    (&settings.store.path, &settings.gateway.id)
+/// What cannot be changed while it runs: the place of the store, the name by which others know the gateway, and which events
+/// are recorded.
+fn whole(settings: &Settings) -> (&str, &str, Option<String>) {
+    (&settings.store.path, &settings.gateway.id, serde_json::to_string(&settings.gateway.trace).ok())
 }
 
 /// How the store of a configuration is opened, with the sizes that it is given.
 pub(super) fn store_options(settings: &Settings, sum: &Sum, stateless: bool) -> Options {
     let pools = sum.pools(settings.gateway.memory.is_some());
-    Options { waiting: sum.waiting, tails: sum.tails, pools, ..options(settings, stateless) }
+    let trace = if stateless { Trace::default() } else { settings.gateway.trace.recorder(sum.notes) };
+    Options { waiting: sum.waiting, tails: sum.tails, pools, trace, ..options(settings, stateless) }
 }
 
 /// What is to run at a start: what the file says, unless that was on trial when the gateway ended, or had gone back while it

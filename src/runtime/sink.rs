@@ -24,6 +24,7 @@ use crate::{
     kind::Sink,
     store::{Append, Dead, Lot, Move, Reader, Refusal, Step, Store},
     tally,
+    trace::Note,
 };
 use std::{
     collections::BTreeMap,
@@ -247,7 +248,7 @@ impl Outlet {
         stop: &mut watch::Receiver<bool>,
     ) -> ControlFlow<(), Option<(Vec<(u16, Dead)>, Vec<usize>)>> {
         let events = gathered.events.as_slice();
-        let (mut dead, mut expired) = (Vec::new(), Vec::new());
+        let (mut dead, mut expired, mut told) = (Vec::new(), Vec::new(), String::new());
         let mut ranges: Vec<_> = std::iter::once(0..events.len()).collect();
         while let Some(range) = ranges.pop() {
             let part = &events[range.clone()];
@@ -255,6 +256,7 @@ impl Outlet {
             if let Some(at) = part.iter().position(Event::is_expired) {
                 let at = range.start + at;
                 expired.push(at);
+                self.store.trace().ended(Note::of(&events[at], &*self.name, "expired"));
                 ranges.extend([at + 1..range.end, range.start..at]);
                 continue;
             }
@@ -273,6 +275,7 @@ impl Outlet {
                     self.counts.time.since(begun.into_std());
                     self.counts.events.add(part.len() as u64);
                     self.links.up(&self.name);
+                    self.note(part, "acknowledged", begun.elapsed(), || self.sink.answer());
                 }
                 Err(fault @ Fault::Reject(_)) => match part {
                     [event] => {
@@ -284,6 +287,11 @@ impl Outlet {
                     }
                 },
                 Err(fault) => {
+                    let reason = fault.to_string();
+                    if reason != told {
+                        self.note(part, "failed", begun.elapsed(), || format!("{reason}; tried again"));
+                        told = reason;
+                    }
                     self.pause(&fault, backoff, stop).await?;
                     if !gathered.urgent && self.gate.shut(&clock::stamp()) {
                         return ControlFlow::Continue(None);
@@ -293,6 +301,19 @@ impl Outlet {
             }
         }
         ControlFlow::Continue(Some((dead, expired)))
+    }
+
+    /// What came of an attempt, for those of its events that are recorded.
+    fn note(&self, part: &[Event], what: &'static str, took: Duration, said: impl FnOnce() -> String) {
+        let trace = self.store.trace();
+        let wanted: Vec<&Event> = part.iter().filter(|event| trace.wants(event)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let said = said();
+        for event in wanted {
+            trace.note(Note::of(event, &*self.name, what).took(took).said(&*said));
+        }
     }
 
     /// Waits before the next attempt; breaks if there is none. A sign that the link is back ends the wait, unless the

@@ -5,19 +5,26 @@ use crate::{
     clock,
     config::OnFail,
     event::{Batch, Event},
-    store::{Append, Dead, Move, Step},
+    store::{Append, Dead, Dropped, Move, Step},
+    trace::Trace,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What a step is made of: outputs gathered by topic and priority, moves by lane.
-#[derive(Default)]
 pub(super) struct Made {
     pub dead: Vec<Dead>,
+    dropped: Vec<Dropped>,
+    trace: Trace,
     outputs: BTreeMap<(Arc<str>, u8), Batch>,
     moves: BTreeMap<u16, Move>,
 }
 
 impl Made {
+    pub fn new(trace: &Trace) -> Made {
+        let (dead, dropped) = (Vec::new(), Vec::new());
+        Made { dead, dropped, trace: trace.clone(), outputs: BTreeMap::new(), moves: BTreeMap::new() }
+    }
+
     /// The consumer is done with the events of a lane before `to`; gives where to count what became of them.
     pub fn moved(&mut self, consumer: u32, lane: u16, to: u64) -> &mut Move {
         let moved = self.moves.entry(lane).or_insert(Move { consumer, lane, ..Move::default() });
@@ -42,7 +49,11 @@ impl Made {
                 self.push(&Arc::from(topic.as_str()), event);
                 return false;
             }
-            OnFail::Drop => {}
+            OnFail::Drop => {
+                let reason = format!("`on_fail` is `drop`: {}: {}", failure.process, failure.reason);
+                let (topic, event) = (event.topic.to_string(), event.id.text().into_owned());
+                self.dropped.push(Dropped { consumer: consumer.to_owned(), topic, event, reason });
+            }
             OnFail::Dead | OnFail::Continue => {
                 let reason = format!("{}: {}", failure.process, failure.reason);
                 self.dead.push(letter(consumer, event, reason));
@@ -71,12 +82,16 @@ impl Made {
                 .collect(),
             moves: self.moves.into_values().collect(),
             dead: self.dead,
+            dropped: self.dropped,
             ..Step::default()
         }
     }
 
     fn push(&mut self, topic: &Arc<str>, event: &Event) {
         let batch = self.outputs.entry((topic.clone(), event.priority)).or_default();
+        if self.trace.wants(event) {
+            batch.will_trace(event);
+        }
         match event.stamp.boot {
             // A process made it, and knows the steady clock only.
             0 => batch.push_event(&Event { stamp: clock::stamp_of(event.stamp.wall_ms), ..event.clone() }),

@@ -2,7 +2,8 @@
 
 use super::{
     Plan, Sum,
-    chain::{Around, Chain},
+    around::Around,
+    chain::Chain,
     links::Links,
     parts::{self, Parts, in_order},
     pipeline::due,
@@ -187,7 +188,7 @@ impl Bench {
         store.consumer("test", &[Arc::from(name)], Start::Oldest).await.unwrap();
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let around = Around { time: Time::Steady, links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
+        let around = Around::alone(Time::Steady, None);
         let chains = in_order(Chain::parts(plan(name, &pipeline), &around), |chain| chain);
         let mut consumers = Vec::new();
         for chain in &chains {
@@ -404,8 +405,7 @@ async fn every_pipeline_is_known_before_the_first_one_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_makes_timers_early_or_late_and_no_more() {
     let now = Arc::new(AtomicI64::new(1_000_000));
-    let around =
-        Around { time: Time::Still(now.clone()), links: Links::default(), lot: super::pipeline::LOT, stand_in: None };
+    let around = Around::alone(Time::Still(now.clone()), None);
     let chain = Chain::parts(plan("clock", r#""processes": [{"type": "count"}]"#), &around).remove(0);
     let mut memory = chain.memory();
     let soon = Duration::from_millis(1500);

@@ -14,6 +14,7 @@ use crate::{
     event::Event,
     kind::Memory,
     store::{Lot, Refusal},
+    trace::Note,
 };
 use std::{
     collections::{HashSet, VecDeque},
@@ -141,10 +142,13 @@ impl Window {
         if let Some(stored) = lot.broken {
             self.slots.push_back(Slot { lane, to: lot.to, work: Work::Broken(lot.from, stored) });
         }
-        let slots = lot.events.into_iter().map(|event| Slot {
-            lane,
-            to: event.seq + 1,
-            work: if event.is_expired() { Work::Expired } else { Work::Waiting(event) },
+        let Chain { around, name, .. } = &*self.pipeline.chain;
+        let slots = lot.events.into_iter().map(|event| {
+            let (to, expired) = (event.seq + 1, event.is_expired());
+            if expired {
+                around.trace.ended(Note::of(&event, &**name, "expired"));
+            }
+            Slot { lane, to, work: if expired { Work::Expired } else { Work::Waiting(event) } }
         });
         self.slots.extend(slots);
         // What lies after the last event of a lot, if anything, holds none.
@@ -201,7 +205,8 @@ impl Window {
 
     /// Runs the foremost through the rest of the chain and commits; if the store refuses, they stay.
     async fn commit(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
-        let (begun, mut made, mut through, done) = (Instant::now(), Made::default(), 0, self.done());
+        let (begun, mut made, mut through, done) =
+            (Instant::now(), Made::new(&self.pipeline.chain.around.trace), 0, self.done());
         let consumer = self.pipeline.consumer;
         for slot in self.slots.iter().take(done) {
             if through > 0 && self.pipeline.is_enough(begun, &made) {

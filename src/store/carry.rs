@@ -24,7 +24,7 @@ use std::{
 const LIMIT: Duration = Duration::from_secs(4);
 
 /// Tables and their columns: whole numbers, text, bytes; `n` may be null. The small ones that all the rest hangs on come first.
-const TABLES: [(&str, &str); 11] = [
+const TABLES: [(&str, &str); 13] = [
     ("meta", "key:t value:i"),
     ("lane", "id:i topic:t priority:i start:i first:i next:i dropped:i"),
     ("consumer", "id:i name:t"),
@@ -36,6 +36,12 @@ const TABLES: [(&str, &str); 11] = [
     ("state", "owner:t key:b value:b"),
     ("timer", "owner:t key:b due:i"),
     ("dead", "id:i at:i consumer:t topic:t seq:i event:t reason:t body:b"),
+    (
+        "history",
+        "id:i at:i boot:i mono:i wall:i quality:i topic:t consumer:t accepted:i delivered:i stopped:i dead:i expired:i \
+         evicted:i offloaded:i",
+    ),
+    ("loss", "id:i at:i boot:i mono:i wall:i quality:i last:i topic:t consumer:t what:t reason:t count:i"),
 ];
 const TABLES_OF_CURSORS: [&str; 3] = ["lane", "consumer", "cursor"];
 
@@ -52,6 +58,8 @@ const CLEAN: &str = "
         OR length(sha256) <> 32;
     DELETE FROM hole WHERE id >> 48 NOT IN (SELECT id FROM lane) OR next <= id & 0xffffffffffff;
     DELETE FROM seen WHERE length(marks) % 12 <> 0;
+    DELETE FROM history WHERE boot NOT BETWEEN 0 AND 4294967294 OR mono < 0;
+    DELETE FROM loss WHERE boot NOT BETWEEN 0 AND 4294967294 OR mono < 0 OR last < 0 OR count < 0;
 ";
 
 /// What is to be told once all has been read. It waits in the table `meta`, under these names.
@@ -176,7 +184,7 @@ fn copy(from: &Connection, to: &Connection, table: &str, columns: &str, deadline
     let columns = columns.split(' ').filter_map(|column| column.split_once(':'));
     let columns: Vec<(&str, &str)> = columns.filter(|(name, _)| known.iter().any(|known| known == name)).collect();
     if columns.is_empty() {
-        return Ok(u64::from(table != "hole"));
+        return Ok(u64::from(!["hole", "history", "loss"].contains(&table)));
     }
     let names = columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let places = (1..=columns.len()).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ");

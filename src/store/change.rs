@@ -4,7 +4,7 @@ use super::{Keep, Options, Refusal, Start, Store, may_wait, schema, trim, writer
 use std::sync::Arc;
 
 impl Store {
-    /// Takes over, without a pause, all that options say but where the store lies.
+    /// Takes over, without a pause, all that options say but where the store lies, and what is recorded.
     pub async fn change(&self, options: Options) -> Result<(), Refusal> {
         for (pool, to) in self.pools.each().into_iter().zip(options.pools.each()) {
             pool.resize(to.limit());
@@ -48,8 +48,8 @@ impl Writer {
         self.space.set(&options, self.disk.ballast.room());
         self.shared.set_ttl(&options);
         self.shared.view().set_most(options.tails);
-        let (path, visit, pools) = (self.options.path.clone(), self.options.visit, self.options.pools.clone());
-        self.options = Options { path, visit, pools, ..options };
+        let Options { path, visit, pools, trace, .. } = self.options.clone();
+        self.options = Options { path, visit, pools, trace, ..options };
         let used = schema::used(&self.db).ok();
         self.measure(used);
         Ok(())

@@ -44,14 +44,16 @@ pub struct Which {
     pub topic: Option<String>,
     /// Only letters with a smaller id.
     pub before: Option<i64>,
+    /// The id of the event.
+    pub event: Option<String>,
 }
 
 const WHICH: &str = "(?1 IS NULL OR id = ?1) AND (?2 IS NULL OR consumer = ?2) AND (?3 IS NULL OR topic = ?3)
-    AND (?4 IS NULL OR id < ?4)";
+    AND (?4 IS NULL OR id < ?4) AND (?5 IS NULL OR event = ?5)";
 
 impl Which {
     fn params(&self) -> impl Params {
-        (self.id, self.consumer.as_deref(), self.topic.as_deref(), self.before)
+        (self.id, self.consumer.as_deref(), self.topic.as_deref(), self.before, self.event.as_deref())
     }
 }
 
@@ -150,11 +152,12 @@ impl Store {
 impl Writer {
     /// Puts letters behind the one of id `after` where their consumers find them; gives the last it looked at, if there may be more.
     fn revive(&mut self, which: &Which, after: i64) -> rusqlite::Result<(Retried, Option<i64>)> {
-        let sql = format!("SELECT id, consumer, topic, body FROM dead WHERE {WHICH} AND id > ?5 ORDER BY id LIMIT ?6");
+        let sql = format!("SELECT id, consumer, topic, body FROM dead WHERE {WHICH} AND id > ?6 ORDER BY id LIMIT ?7");
         let mut found: Vec<(i64, String, String, Vec<u8>)> = Vec::new();
         let mut query = self.db.prepare(&sql)?;
         let most = AT_ONCE as i64;
-        let mut rows = query.query(params![which.id, which.consumer, which.topic, which.before, after, most])?;
+        let mut rows =
+            query.query(params![which.id, which.consumer, which.topic, which.before, which.event, after, most])?;
         let mut bytes = 0;
         while bytes < BYTES_AT_ONCE
             && let Some(r) = rows.next()?
@@ -220,6 +223,7 @@ impl Writer {
                 letter.body
             ])?;
         let id = self.db.last_insert_rowid();
+        self.note_letter(letter, id);
         let mut dropped = self.db.prepare_cached("DELETE FROM dead WHERE id <= ?1")?.execute([id - MAX_DEAD])?;
         self.letters = self.letters.saturating_add(letter.body.len() as u64);
         let most = MAX_BYTES.min(self.options.high / 8);

@@ -173,6 +173,7 @@ impl Writer {
                 cursor.start += skipped as i64;
                 self.open.cursors.insert(at);
                 self.open.lanes.insert(at.1);
+                self.note_gone(at, lost);
             }
         }
     }

@@ -146,6 +146,36 @@ impl Index {
         ranges.map(|((_, first), away)| away.next - (*first).max(from)).sum()
     }
 
+    /// What became of every event, by topic and consumer.
+    pub fn ledger(&self) -> Vec<Ledger> {
+        let mut rows: BTreeMap<(String, String), Ledger> = BTreeMap::new();
+        for (id, lane) in &self.lanes {
+            let mut read = false;
+            for ((consumer, _), cursor) in self.cursors.iter().filter(|((_, l), _)| l == id) {
+                read = true;
+                let name = self.consumers.get(consumer).map(|c| c.name.clone()).unwrap_or_default();
+                let row = rows.entry((lane.topic.to_string(), name)).or_default();
+                let offloaded = self.away(*id, cursor.seq);
+                let (_, skipped) = self.gone(*id, cursor.seq, lane.next);
+                row.offloaded += offloaded;
+                let accepted = (lane.next + cursor.dropped) as i64 - cursor.start - skipped as i64;
+                row.accepted += u64::try_from(accepted).unwrap_or(0);
+                row.delivered += cursor.delivered;
+                row.stopped += cursor.stopped;
+                row.queued += lane.next.saturating_sub(cursor.seq + skipped + offloaded);
+                row.dead += cursor.dead;
+                row.expired += cursor.expired;
+                row.evicted += cursor.evicted;
+            }
+            if !read {
+                let row = rows.entry((lane.topic.to_string(), String::new())).or_default();
+                row.accepted += lane.next - lane.start + lane.dropped;
+                row.evicted += lane.dropped;
+            }
+        }
+        rows.into_iter().map(|((topic, consumer), row)| Ledger { topic, consumer, ..row }).collect()
+    }
+
     /// Up to where every consumer has passed a lane.
     pub fn passed(&self, lane: u16) -> u64 {
         let next = self.lanes.get(&lane).map_or(0, |l| l.next);
@@ -205,6 +235,8 @@ pub(super) struct View {
     pub wanted: BTreeSet<(u16, u64)>,
     /// Consumers that are held back.
     pub paused: BTreeSet<u32>,
+    /// By consumer and lane, up to where events were handed out.
+    pub handed: BTreeMap<(u32, u16), u64>,
     /// How often the cursors of a consumer were moved by an operator.
     pub sought: BTreeMap<u32, u64>,
 }
@@ -312,33 +344,7 @@ impl Shared {
     }
 
     pub fn ledger(&self) -> Vec<Ledger> {
-        let view = self.view();
-        let mut rows: BTreeMap<(String, String), Ledger> = BTreeMap::new();
-        for (id, lane) in &view.index.lanes {
-            let mut read = false;
-            for ((consumer, _), cursor) in view.index.cursors.iter().filter(|((_, l), _)| l == id) {
-                read = true;
-                let name = view.index.consumers.get(consumer).map(|c| c.name.clone()).unwrap_or_default();
-                let row = rows.entry((lane.topic.to_string(), name)).or_default();
-                let offloaded = view.index.away(*id, cursor.seq);
-                let (_, skipped) = view.index.gone(*id, cursor.seq, lane.next);
-                row.offloaded += offloaded;
-                let accepted = (lane.next + cursor.dropped) as i64 - cursor.start - skipped as i64;
-                row.accepted += u64::try_from(accepted).unwrap_or(0);
-                row.delivered += cursor.delivered;
-                row.stopped += cursor.stopped;
-                row.queued += lane.next.saturating_sub(cursor.seq + skipped + offloaded);
-                row.dead += cursor.dead;
-                row.expired += cursor.expired;
-                row.evicted += cursor.evicted;
-            }
-            if !read {
-                let row = rows.entry((lane.topic.to_string(), String::new())).or_default();
-                row.accepted += lane.next - lane.start + lane.dropped;
-                row.evicted += lane.dropped;
-            }
-        }
-        rows.into_iter().map(|((topic, consumer), row)| Ledger { topic, consumer, ..row }).collect()
+        self.view().index.ledger()
     }
 }
 

@@ -14,11 +14,16 @@ mod dead;
 mod dead_tests;
 mod eras;
 mod figures;
+mod find;
 mod given;
 mod highest;
+mod history;
+#[cfg(test)]
+mod history_tests;
 mod holes;
 mod lane;
 mod load;
+mod losses;
 mod offload;
 mod opening;
 mod pause;
@@ -37,16 +42,19 @@ mod seen;
 mod space;
 #[cfg(test)]
 mod space_tests;
+mod spent;
 mod step;
 #[cfg(test)]
 mod tests;
 mod tight;
+mod traced;
 mod trim;
 mod walk;
 mod writer;
 
 pub use dead::{Letter, Retried, Which};
 pub use figures::{Figures, Written};
+pub use find::{Reading, Sighting, Whereabouts};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
@@ -55,10 +63,13 @@ pub use reader::{Lag, Lot, Reader};
 pub use seek::{At, Sought};
 pub use seen::{ID, Window};
 pub use space::Policy;
+pub use spent::{Lost, Spent};
+pub use step::Placed;
 
 use crate::{
     budget::{Pool, Pools, Share},
     event::Batch,
+    trace::Trace,
 };
 use lane::Shared;
 use std::{
@@ -100,6 +111,8 @@ pub struct Options {
     pub keep: BTreeMap<String, Keep>,
     /// By topic, how old its events may get that a consumer has not passed.
     pub ttl: BTreeMap<String, Duration>,
+    /// Where it is recorded what happens to single events.
+    pub trace: Trace,
     /// Somebody looks in while no gateway runs: that one died before is not forgotten over it.
     pub visit: bool,
     /// Bytes that may be written to the disk in its life.
@@ -124,6 +137,7 @@ impl Default for Options {
             window: Window { ms: 3_600_000, ids: 65_536 },
             keep: BTreeMap::new(),
             ttl: BTreeMap::new(),
+            trace: Trace::default(),
             visit: false,
             endurance: None,
         }
@@ -182,6 +196,8 @@ pub struct Step {
     pub moves: Vec<Move>,
     /// Events that are set aside with a reason.
     pub dead: Vec<Dead>,
+    /// Events that count as dead and leave no letter.
+    pub dropped: Vec<Dropped>,
     /// What components remember; `None` deletes.
     pub state: Vec<Put>,
     /// Times, in milliseconds since 1970, at which a component wants to be called; `None` deletes.
@@ -215,6 +231,7 @@ impl Step {
         }
         self.appends.extend(later.appends);
         self.dead.extend(later.dead);
+        self.dropped.extend(later.dropped);
         self.state.extend(later.state);
         self.timers.extend(later.timers);
     }
@@ -255,38 +272,21 @@ pub struct Dead {
     pub body: Vec<u8>,
 }
 
+/// An event that a consumer gave up, and that nobody wants to see again.
+#[derive(Clone, Debug)]
+pub struct Dropped {
+    pub consumer: String,
+    pub topic: String,
+    pub event: String,
+    pub reason: String,
+}
+
 /// A remembered value.
 #[derive(Clone, Debug)]
 pub struct Put {
     pub owner: String,
     pub key: Vec<u8>,
     pub value: Option<Vec<u8>>,
-}
-
-/// Where a committed append lies.
-#[derive(Clone, Debug, Default)]
-pub struct Placed {
-    store: u64,
-    pub lane: u16,
-    /// Sequence number of the first event that was stored.
-    pub first: u64,
-    pub count: u32,
-    /// Indexes of events that were stored before with the same id and body: accepted, not stored again.
-    pub repeats: Vec<u32>,
-    /// Indexes of events whose id was used before with another body: they went to the dead letters.
-    pub conflicts: Vec<u32>,
-    /// Indexes of events that the topic's policy passed over, since the store is full: accepted, counted as evicted.
-    pub passed: Vec<u32>,
-}
-
-impl Placed {
-    /// The id of the event at an index of the batch that brought no id of its own.
-    pub fn made_id(&self, index: u32) -> String {
-        let before =
-            self.repeats.iter().chain(&self.conflicts).chain(&self.passed).filter(|i| **i < index).count() as u64;
-        let seq = self.first + u64::from(index) - before;
-        crate::event::Id::Made { store: self.store, lane: self.lane, seq }.text().into_owned()
-    }
 }
 
 /// Where a new consumer begins.
@@ -333,6 +333,7 @@ pub struct Store {
     /// Bytes of steps that wait for the writer.
     waiting: Pool,
     pools: Pools,
+    trace: Trace,
 }
 
 impl Store {
@@ -352,13 +353,13 @@ impl Store {
         if let Some(path) = &path {
             std::fs::create_dir_all(writer::folder_of(path))?;
         }
-        let pools = options.pools.clone();
+        let (pools, trace) = (options.pools.clone(), options.trace.clone());
         let (writer, requests) = writer::start(options)?;
         let reads = match path {
             Some(path) => rows::start(&path, writer.clone())?,
             None => rows::through(requests.clone()),
         };
-        Ok(Store { shared: writer, requests, reads, waiting, pools })
+        Ok(Store { shared: writer, requests, reads, waiting, pools, trace })
     }
 
     /// What sources draw from before they buffer what comes in.
@@ -366,8 +367,12 @@ impl Store {
         &self.pools
     }
 
-    /// Commits a step and answers when it is on disk: where each of its appends lies. Waits while too many bytes wait.
-    pub async fn commit(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
+    /// Where it is recorded what happens to single events.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    async fn committed(&self, step: Step) -> Result<Vec<Placed>, Refusal> {
         let size = 256 + step.appends.iter().map(|a| a.batch.bytes()).sum::<usize>();
         // A consumer cannot split its step: it takes all the room there is.
         let limit = self.waiting.limit();

@@ -276,6 +276,7 @@ impl Writer {
         }
         self.open.lanes.insert(lane);
         self.open.moved = true;
+        self.note_left((lane, first, next), "offloaded", || format!("to `{object}`"));
         Ok(true)
     }
 
@@ -301,6 +302,7 @@ impl Writer {
             }
             writer.open.lanes.insert(lane);
             writer.open.moved = true;
+            writer.note_left((lane, first, next), "brought back", || "from the object store".into());
             Ok(())
         })?;
         self.errands.back.push((lane, first, next, Instant::now()));

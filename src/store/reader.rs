@@ -224,7 +224,11 @@ impl Reader {
             position.ahead = chunks.into_iter().take_while(follows).collect();
         }
         let eras = self.shared.view().eras.clone();
-        Ok(self.lanes.get_mut(&lane).and_then(|position| position.take(lane, max, bytes, &eras)))
+        let lot = self.lanes.get_mut(&lane).and_then(|position| position.take(lane, max, bytes, &eras));
+        if let (Some(lot), Some(consumer)) = (&lot, self.consumer) {
+            self.shared.view().handed.insert((consumer, lane), lot.to);
+        }
+        Ok(lot)
     }
 
     /// Whether nothing is left to read.

@@ -55,6 +55,16 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE hole (id INTEGER PRIMARY KEY, next INTEGER NOT NULL, lost INTEGER NOT NULL);
     -- What is still to be read of a lane out of a quarantine; vague: where it ended is not known.
     CREATE TABLE unread (lane INTEGER PRIMARY KEY, at INTEGER NOT NULL, next INTEGER NOT NULL, vague INTEGER NOT NULL);
+", "
+    -- The ledger over time, see `history`: what it said then. at = by the steady clock; boot to quality: as a stamp has them.
+    CREATE TABLE history (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, boot INTEGER NOT NULL, mono INTEGER NOT NULL,
+        wall INTEGER NOT NULL, quality INTEGER NOT NULL, topic TEXT NOT NULL, consumer TEXT NOT NULL,
+        accepted INTEGER NOT NULL, delivered INTEGER NOT NULL, stopped INTEGER NOT NULL, dead INTEGER NOT NULL,
+        expired INTEGER NOT NULL, evicted INTEGER NOT NULL, offloaded INTEGER NOT NULL);
+    -- Losses of a minute, and what was refused; last = the last of them, in ms after the first.
+    CREATE TABLE loss (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, boot INTEGER NOT NULL, mono INTEGER NOT NULL,
+        wall INTEGER NOT NULL, quality INTEGER NOT NULL, last INTEGER NOT NULL, topic TEXT NOT NULL, consumer TEXT NOT NULL,
+        what TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL);
 "];
 
 /// Opens the writer's connection and brings the file up to date.

@@ -142,6 +142,7 @@ impl Writer {
         };
         self.open.cursors.insert((consumer, lane));
         self.open.lanes.insert(lane);
+        self.lose((consumer, lane), "evicted", "passed over: an operator moved the consumer", passed);
         Ok(Some(Sought { topic, priority, from, to, again, passed, gone }))
     }
 

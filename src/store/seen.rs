@@ -75,7 +75,7 @@ impl Seen {
     /// Judges an id and, when it is new, takes it into the open transaction. `source` keeps producers of different
     /// sources apart.
     pub fn judge(&mut self, source: u16, mark: &Mark) -> Verdict {
-        let id = mark.id ^ u64::from(source).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let id = of_source(source, mark.id);
         match self.open.get(&id).or_else(|| self.bodies.get(&id)).copied() {
             None => {
                 self.open.insert(id, mark.body);
@@ -84,6 +84,11 @@ impl Seen {
             Some(body) if body == mark.body => Verdict::Repeat,
             Some(_) => Verdict::Conflict,
         }
+    }
+
+    /// Whether an id of a source was taken in lately.
+    pub fn knows(&self, source: u16, id: u64) -> bool {
+        self.bodies.contains_key(&of_source(source, id))
     }
 
     /// The row to write in this transaction, if any id was new, and the highest row that is too old to keep.
@@ -125,4 +130,9 @@ impl Seen {
         }
         expired
     }
+}
+
+/// Keeps the ids of different sources apart.
+fn of_source(source: u16, id: u64) -> u64 {
+    id ^ u64::from(source).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

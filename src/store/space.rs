@@ -266,6 +266,7 @@ impl Writer {
                 bytes += size(&step);
                 self.space.held.push((since, (step, share, reply)));
             } else {
+                self.note_refused(&step, "the store was full: the offload did not make room in time");
                 drop(share);
                 reply.send(Err(Refusal::Full)).ok();
             }
@@ -299,6 +300,7 @@ impl Writer {
             cursor.evicted += count;
             self.open.cursors.insert(*id);
         }
+        self.note_thinned(lane, append.priority, every.is_some(), count);
         self.open.lanes.insert(lane);
         self.open.thinned.insert(lane);
         Some((kept, dropped))
@@ -361,6 +363,7 @@ impl Writer {
         self.db
             .prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
             .execute(params![key(id, 0), key(id, end - 1)])?;
+        self.note_evicted(id, end);
         if let Some(lane) = self.index.lanes.get_mut(&id) {
             lane.first = end;
             lane.bytes = lane.bytes.saturating_sub(gone);

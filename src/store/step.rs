@@ -1,15 +1,17 @@
 //! What a step does to the database, in the open transaction.
 
 use super::{
-    Append, Placed, Step,
+    Append, Step,
     ballast::Cause,
+    losses::{Ends, Losses},
     rows::{Chunk, ROW_BYTES, crc, key},
     seen::Verdict,
     writer::Writer,
 };
 use crate::{
     clock,
-    event::{Batch, batch::put_stamp},
+    event::{Batch, Id, batch::put_stamp},
+    trace::{Note, Stretch},
 };
 use bytes::Bytes;
 use rusqlite::params;
@@ -17,6 +19,35 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::Ordering::Relaxed,
 };
+
+/// Where a committed append lies.
+#[derive(Clone, Debug, Default)]
+pub struct Placed {
+    pub(super) store: u64,
+    pub lane: u16,
+    /// Sequence number of the first event that was stored.
+    pub first: u64,
+    pub count: u32,
+    /// Indexes of events that were stored before with the same id and body: accepted, not stored again.
+    pub repeats: Vec<u32>,
+    /// Indexes of events whose id was used before with another body: they went to the dead letters.
+    pub conflicts: Vec<u32>,
+    /// Indexes of events that the topic's policy passed over, since the store is full: accepted, counted as evicted.
+    pub passed: Vec<u32>,
+}
+
+impl Placed {
+    /// The id of the event at an index of the batch that brought no id of its own.
+    pub fn made_id(&self, index: u32) -> String {
+        let before =
+            self.repeats.iter().chain(&self.conflicts).chain(&self.passed).filter(|i| **i < index).count() as u64;
+        self.id_at(self.first + u64::from(index) - before)
+    }
+
+    pub(super) fn id_at(&self, seq: u64) -> String {
+        Id::Made { store: self.store, lane: self.lane, seq }.text().into_owned()
+    }
+}
 
 /// What the open transaction has changed.
 #[derive(Default)]
@@ -34,6 +65,13 @@ pub(super) struct Open {
     pub dug: bool,
     /// By lane: bytes and events that were written, and the first of them.
     pub grown: BTreeMap<u16, (u64, u64, u64)>,
+    /// For who records what happens to single events: what left the store (whether it knows it still, and whether that is
+    /// a bad end), and who ended badly.
+    pub left: Vec<(Stretch, bool, bool)>,
+    pub ended: Vec<Note>,
+    /// Losses, with their reasons; and whether all that waited was written down.
+    pub lost: Losses,
+    pub accounted: bool,
 }
 
 /// A batch row that still grows.
@@ -57,6 +95,7 @@ impl Writer {
             }
             let seq = self.index.cursors.get(&(m.consumer, m.lane)).map_or(u64::MAX, |c| c.seq);
             let (lost, skipped) = self.index.gone(m.lane, seq, m.to);
+            let mut ends = Ends { lost, ..Ends::default() };
             if let Some(cursor) = self.index.cursors.get_mut(&(m.consumer, m.lane)).filter(|c| m.to > c.seq) {
                 cursor.start += skipped as i64;
                 cursor.evicted += lost;
@@ -74,10 +113,15 @@ impl Writer {
                 cursor.stopped += m.stopped.min(delivered);
                 self.open.cursors.insert((m.consumer, m.lane));
                 self.open.lanes.insert(m.lane);
+                ends = Ends { dead, evicted, expired, ..ends };
             }
+            self.note_ends((m.consumer, m.lane), &ends, step);
         }
         for letter in &step.dead {
             self.bury(letter)?;
+        }
+        for dropped in &step.dropped {
+            self.note_dropped(dropped);
         }
         for put in &step.state {
             match &put.value {
@@ -168,7 +212,10 @@ impl Writer {
                 .execute(params![id, lane.dropped as i64])?;
         }
         self.evict()?;
-        self.trimmer.expire(&self.db, &mut self.index, &self.options, now, &mut self.open.cursors)?;
+        for (at, from, to) in self.trimmer.expire(&self.db, &mut self.index, &self.options, now)? {
+            self.open.cursors.insert(at);
+            self.note_expired(at, from, to);
+        }
         self.pass_holes();
         self.open.lanes.extend(self.open.cursors.iter().map(|(_, lane)| *lane));
         for (consumer, lane) in &self.open.cursors {
@@ -187,9 +234,13 @@ impl Writer {
         self.wear.note(&self.db, &self.shared.figures, false)?;
         let trimmed =
             self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full, self.space.is_over())?;
-        self.open.lanes.extend(trimmed);
+        for (lane, from, to) in trimmed {
+            self.open.lanes.insert(lane);
+            self.note_left((lane, from, to), "removed", || "everybody has passed it".into());
+        }
         self.forget_passed()?;
-        self.fill_passed()
+        self.fill_passed()?;
+        self.keep_account()
     }
 
     fn write_row(&mut self, lane: u16, row: Row) -> rusqlite::Result<()> {

@@ -174,8 +174,8 @@ async fn a_newer_or_foreign_file_is_refused_untouched_and_a_broken_one_is_set_as
     let set = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
     let refused = || Store::open(Options { path: Some(path.clone()), ..Options::default() }).err().unwrap();
     set("PRAGMA user_version=99; UPDATE meta SET value = 99 WHERE key = 'schema'");
-    assert!(matches!(refused(), OpenError::Newer { found: 99, known: 4 }));
-    set("PRAGMA user_version=4; PRAGMA application_id=7; DELETE FROM meta");
+    assert!(matches!(refused(), OpenError::Newer { found: 99, known: 5 }));
+    set("PRAGMA user_version=5; PRAGMA application_id=7; DELETE FROM meta");
     assert!(matches!(refused(), OpenError::Foreign));
     assert_eq!(rows(&path), 1);
 

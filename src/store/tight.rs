@@ -197,6 +197,7 @@ impl Writer {
         for (step, share, reply) in steps {
             let mut placed = Vec::new();
             let answer = if step.is_outside() {
+                self.note_refused(&step, "the disk was full");
                 Err(Refusal::Full)
             } else if let Some(refusal) = self.refusal(&step) {
                 Err(refusal)

@@ -8,10 +8,7 @@ use super::{
 };
 use crate::clock::millis_of;
 use rusqlite::{Connection, params};
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Rows looked at in one go, a lane: bounds how long one commit takes.
 const ROWS: i64 = 512;
@@ -23,6 +20,9 @@ const PAUSE_MS: u128 = 100;
 const CHECKPOINT: Duration = Duration::from_secs(60);
 /// The disk mark is looked at every so many milliseconds.
 const LOOK_MS: u128 = 100;
+
+/// Consumer and lane, and the numbers that its cursor was moved over.
+pub(super) type Moved = ((u32, u16), u64, u64);
 
 #[derive(Default)]
 pub(super) struct Trimmer {
@@ -40,7 +40,7 @@ fn older(than_ms: u128, then: Option<Instant>) -> bool {
 }
 
 impl Trimmer {
-    /// Deletes, in the open transaction, rows that everybody passed. Gives the lanes that changed.
+    /// Deletes, in the open transaction, rows that everybody passed. Gives the parts of lanes that went.
     pub fn trim(
         &mut self,
         db: &Connection,
@@ -49,7 +49,7 @@ impl Trimmer {
         now: i64,
         full: bool,
         over: bool,
-    ) -> rusqlite::Result<Vec<u16>> {
+    ) -> rusqlite::Result<Vec<(u16, u64, u64)>> {
         if std::mem::take(&mut self.waits) || !full && !older(PAUSE_MS, self.trimmed) {
             return Ok(Vec::new());
         }
@@ -72,6 +72,7 @@ impl Trimmer {
             };
             db.prepare_cached("DELETE FROM batch WHERE id BETWEEN ?1 AND ?2")?
                 .execute(params![key(*id, 0), key(*id, end - 1)])?;
+            changed.push((*id, lane.first, end));
             lane.first = end;
             lane.bytes = lane.bytes.saturating_sub(bytes);
             db.prepare_cached("UPDATE lane SET first = ?2, next = ?3 WHERE id = ?1")?.execute(params![
@@ -79,23 +80,22 @@ impl Trimmer {
                 end as i64,
                 lane.next as i64
             ])?;
-            changed.push(*id);
         }
         Ok(changed)
     }
 
     /// Moves cursors over rows that are too old as a whole, at `now` by the steady clock: nobody reads them to find that out.
-    /// Notes which were moved.
+    /// Gives which were moved, and over what.
     pub fn expire(
         &mut self,
         db: &Connection,
         index: &mut Index,
         options: &Options,
         now: i64,
-        moved: &mut BTreeSet<(u32, u16)>,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<Vec<Moved>> {
+        let mut moved = Vec::new();
         if options.ttl.is_empty() || !older(PAUSE_MS, self.expired) {
-            return Ok(());
+            return Ok(moved);
         }
         self.expired = Some(Instant::now());
         for (id, lane) in &index.lanes {
@@ -103,11 +103,11 @@ impl Trimmer {
             let end = aged(db, *id, lane, now.saturating_sub(millis_of(ttl.as_millis())))?;
             for ((consumer, _), cursor) in index.cursors.iter_mut().filter(|((_, l), c)| l == id && c.seq < end) {
                 cursor.expired += end - cursor.seq;
+                moved.push(((*consumer, *id), cursor.seq, end));
                 cursor.seq = end;
-                moved.insert((*consumer, *id));
             }
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// Not in the next transaction.

@@ -8,6 +8,7 @@ use super::{
     figures::Wear,
     given::Given,
     highest::Highest,
+    history::History,
     lane::{Index, Shared},
     load::note_closed,
     offload::Errands,
@@ -69,6 +70,7 @@ pub(super) struct Writer {
     pub(super) letters_dropped: bool,
     pub(super) open: Open,
     pub(super) given: Given,
+    pub(super) history: History,
     /// Consumers whose cursors were moved, until they read from there: what they hand in till then does not count.
     pub(super) sought: BTreeSet<u32>,
     pub(super) wear: Wear,
@@ -124,6 +126,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         letters_dropped: false,
         open: Open::default(),
         given,
+        history: History::default(),
         sought: BTreeSet::new(),
         wear,
         salvage: None,
@@ -132,6 +135,9 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     };
     writer.given.begin(store, &writer.index);
     writer.settle_in();
+    if !writer.disk.full && writer.catch_up().is_err() {
+        writer.history.doubt();
+    }
     writer.begin_salvage();
     thread::Builder::new().name("store-write".into()).spawn(move || writer.run(&receive))?;
     Ok((shared, send))
@@ -162,6 +168,7 @@ impl Writer {
             if let Some(closed) = closed {
                 // Only an orderly end is noted; a run whose handles are merely gone has died.
                 let start = self.eras.start();
+                self.history.close();
                 if !(self.options.visit && self.shared.died)
                     && let Err(refusal) = self.alone(|writer| {
                         writer.wear.note(&writer.db, &writer.shared.figures, true)?;
@@ -257,7 +264,10 @@ impl Writer {
             }
             answers = steps.iter().map(|_| Err(refusal.clone())).collect();
         }
-        for ((_, share, reply), answer) in steps.into_iter().zip(answers) {
+        for ((step, share, reply), answer) in steps.into_iter().zip(answers) {
+            if matches!(answer, Err(Refusal::Full)) {
+                self.note_refused(&step, "the store was full");
+            }
             drop(share);
             reply.send(answer).ok();
         }
@@ -303,6 +313,7 @@ impl Writer {
         let open = std::mem::take(&mut self.open);
         if let Err(error) = result {
             self.seen.forget();
+            self.history.doubt();
             return Err(self.take_back(&error));
         }
         self.disk.wrote();
@@ -324,6 +335,9 @@ impl Writer {
         if open.moved {
             self.publish_moved(open.spare);
         }
+        self.accounted(open.accounted, open.lost);
+        open.ended.into_iter().for_each(|note| self.options.trace.ended(note));
+        open.left.into_iter().for_each(|(run, stays, badly)| self.options.trace.left(run, stays, badly));
         self.measure(used);
         Ok(())
     }
@@ -343,6 +357,7 @@ impl Writer {
     }
 
     pub(super) fn adopt(&mut self, mut index: Index) {
+        self.history.doubt();
         for (id, consumer) in &mut index.consumers {
             if let Some(known) = self.index.consumers.get(id) {
                 consumer.topics.clone_from(&known.topics);

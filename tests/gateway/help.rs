@@ -24,7 +24,7 @@ enum Expect {
     Endless,
     /// Without the device it fails, and says so; with it, it may run for ever.
     Device,
-    /// Success, or 1: its verdict is about this machine.
+    /// Success, or 1: its verdict is about this machine, or its store.
     Verdict,
 }
 
@@ -36,6 +36,7 @@ const OTHERS: &[(&str, Expect)] = &[
     ("tidegate modbus", Expect::Device),
     ("tidegate serial watch", Expect::Device),
     ("tidegate doctor", Expect::Verdict),
+    ("tidegate trace", Expect::Verdict),
 ];
 
 /// The help of a command and of all below it.

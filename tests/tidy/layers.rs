@@ -3,7 +3,7 @@
 use crate::{Finding, source::File};
 use std::collections::BTreeSet;
 
-const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault", "logs", "tally"];
+const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault", "logs", "tally", "trace"];
 const MEANS: &[&str] = &["board", "store", "systems"];
 const PARTS: &[&str] = &["kind", "sources", "process", "sinks"];
 const ASSEMBLY: &[&str] = &["config", "import", "runtime"];
@@ -18,6 +18,7 @@ const TABLE: &[Row] = &[
     ("event", &[], &["clock"]),
     ("logs", &[], &["clock"]),
     ("expr", &[], &["event"]),
+    ("trace", &[], &["clock", "event"]),
     ("board", &[WORDS], &[]),
     ("store", &[WORDS], &[]),
     ("systems", &[WORDS], &[]),

@@ -182,8 +182,10 @@ impl Target {
                 key
             }
             Target::Http(link) => {
-                let (client, key) = (link.0.clone(), http::key(&[copy]));
-                let answer = spawn_blocking(move || client.send(&key, &body)).await.map_err(Fault::retry)??;
+                let (client, parent) = (link.0.clone(), copy.parent().map(str::to_owned));
+                let key = http::key(&[copy]);
+                let sent = spawn_blocking(move || client.send(&key, parent.as_deref(), &body)).await;
+                let (_, answer) = sent.map_err(Fault::retry)??;
                 return Ok((id, answer));
             }
         };

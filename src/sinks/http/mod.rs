@@ -94,6 +94,8 @@ enum Format {
 /// A request's body and what the server knows it by.
 struct Parcel {
     key: String,
+    /// The `traceparent` of its events, if they are all of one trace.
+    parent: Option<String>,
     body: Vec<u8>,
 }
 
@@ -103,9 +105,11 @@ struct Http {
     gzip: bool,
     client: Arc<Client>,
     /// A request under way. If its delivery was dropped, the next one waits for its end: one at a time.
-    busy: Option<JoinHandle<(usize, Result<(), Fault>)>>,
+    busy: Option<JoinHandle<(usize, Result<u16, Fault>)>>,
     /// Of the last batch that failed in the middle, the keys of what was delivered: not sent again with the rest.
     done: Vec<String>,
+    /// The last answer.
+    status: u16,
 }
 
 impl Http {
@@ -127,12 +131,13 @@ impl Http {
             tls: config.tls.unwrap_or_default(),
         };
         let client = Client::new(settings).map_err(|(field, what)| ParamsError::at(field, what))?;
-        Ok(Http { format, envelope, gzip, client: Arc::new(client), busy: None, done: Vec::new() })
+        Ok(Http { format, envelope, gzip, client: Arc::new(client), busy: None, done: Vec::new(), status: 0 })
     }
 
     fn parcels(&self, batch: &[Event]) -> Result<Vec<Parcel>, Fault> {
         let each = if self.format == Format::Single { 1 } else { batch.len().max(1) };
-        batch.chunks(each).map(|events| Ok(Parcel { key: key(events), body: self.body(events)? })).collect()
+        let parcel = |events| Ok(Parcel { key: key(events), parent: parent(events), body: self.body(events)? });
+        batch.chunks(each).map(parcel).collect()
     }
 
     fn body(&self, events: &[Event]) -> Result<Vec<u8>, Fault> {
@@ -167,14 +172,23 @@ impl Http {
     }
 }
 
-/// Sends one after another until one fails; says how many arrived.
-fn send(client: &Client, parcels: &[Parcel]) -> (usize, Result<(), Fault>) {
-    for (sent, Parcel { key, body }) in parcels.iter().enumerate() {
-        if let Err(fault) = client.send(key, body) {
-            return (sent, Err(fault));
+/// That of the first, if the others are of the same trace.
+fn parent(events: &[Event]) -> Option<String> {
+    let first = events.first()?.parent()?;
+    let trace = |text: &str| text.get(3..35).map(str::to_owned);
+    events.iter().all(|event| event.parent().and_then(trace) == trace(first)).then(|| first.to_owned())
+}
+
+/// Sends one after another until one fails; says how many arrived, and the last answer.
+fn send(client: &Client, parcels: &[Parcel]) -> (usize, Result<u16, Fault>) {
+    let mut last = 0;
+    for (sent, Parcel { key, parent, body }) in parcels.iter().enumerate() {
+        match client.send(key, parent.as_deref(), body) {
+            Ok((status, _)) => last = status,
+            Err(fault) => return (sent, Err(fault)),
         }
     }
-    (parcels.len(), Ok(()))
+    (parcels.len(), Ok(last))
 }
 
 #[async_trait]
@@ -201,7 +215,12 @@ impl Sink for Http {
         } else if before.is_empty() {
             self.done.clear();
         }
-        result
+        self.status = result?;
+        Ok(())
+    }
+
+    fn answer(&self) -> String {
+        format!("HTTP {}", self.status)
     }
 }
 

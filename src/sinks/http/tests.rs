@@ -387,3 +387,29 @@ async fn a_server_that_never_ends_its_answer_is_left_in_time() {
         assert!(took < Duration::from_secs(3), "{what}: {took:?}");
     }
 }
+
+#[tokio::test]
+async fn a_request_says_of_which_trace_its_events_are_if_it_is_one() {
+    let traced = |id: &str, trace: char, span: char| {
+        let mut meta = Vec::new();
+        let text = format!("00-{}-{}-01", trace.to_string().repeat(32), span.to_string().repeat(16));
+        crate::event::parent::put(Some(&text), &mut meta);
+        Event { meta: meta.into(), ..event(id, "{}") }
+    };
+    let (a, b, other, none) =
+        (traced("a", 'a', '1'), traced("b", 'a', '2'), traced("c", 'c', '3'), event("d", r#"{"n":1}"#));
+    for (batch, want) in [
+        (vec![a.clone()], true),
+        (vec![a.clone(), b.clone()], true),
+        (vec![a.clone(), other], false),
+        (vec![a.clone(), none.clone()], false),
+        (vec![none], false),
+    ] {
+        let server = Server::start(vec![status("201 Created")]);
+        let mut sink = sink(json!({}), &server.url());
+        sink.deliver(&batch).await.unwrap();
+        assert_eq!(sink.answer(), "HTTP 201");
+        let header = server.next().headers.get("traceparent").cloned();
+        assert_eq!(header.as_deref(), want.then(|| batch[0].parent().unwrap()));
+    }
+}

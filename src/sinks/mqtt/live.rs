@@ -21,6 +21,8 @@ const LONG: Duration = Duration::from_secs(3600);
 pub struct Live {
     pub link: Link,
     pub window: Window,
+    /// What the broker said last to a message that it took: the packet and, of all since a delivery began, the highest code.
+    pub said: Option<(Kind, u8)>,
 }
 
 impl Live {
@@ -36,6 +38,7 @@ impl Live {
     ) -> Result<Option<Fault>, Fault> {
         let (mut next, mut refused, mut echo) = (0, None, None);
         let mut progress = Instant::now();
+        self.said = None;
         loop {
             // Only when half is free: else each acknowledgement would cost a write.
             if self.window.open() <= self.window.max / 2 {
@@ -103,7 +106,10 @@ impl Live {
                         wire::put_ack(Kind::PubRel, id, &mut self.link.out);
                         settled = true;
                     }
-                    Settled::Done => settled = true,
+                    Settled::Done => {
+                        settled = true;
+                        self.said = Some((kind, self.said.map_or(code, |(_, said)| code.max(said))));
+                    }
                     Settled::Refused(code) => {
                         settled = true;
                         refused.get_or_insert_with(|| refusal(code));

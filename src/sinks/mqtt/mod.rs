@@ -12,7 +12,10 @@ use crate::{
     fault::Fault,
     kind::{Kind, Params, ParamsError, Sink},
     systems::{
-        mqtt::{self, Broker, Dial, Link, Message, Version, payload, wire::Outgoing},
+        mqtt::{
+            self, Broker, Dial, Link, Message, Version, payload,
+            wire::{self, Outgoing},
+        },
         tls::ClientTls,
     },
 };
@@ -218,6 +221,16 @@ impl Sink for Mqtt {
         }
     }
 
+    fn answer(&self) -> String {
+        let said = self.live.as_ref().and_then(|live| live.said);
+        match said {
+            None => "the broker has read it".into(),
+            Some((kind, 0)) => format!("{}: success", kind.name()),
+            Some((kind, 0x10)) => format!("{}: success, and nobody has subscribed to it", kind.name()),
+            Some((kind, code)) => format!("{}: {}", kind.name(), wire::reason(code)),
+        }
+    }
+
     async fn idle(&mut self) -> Fault {
         if let Err(fault) = self.attach().await {
             return fault;
@@ -259,7 +272,7 @@ impl Mqtt {
             )));
         }
         let window = Window::new(usize::from(self.window.min(link.limits.receive)));
-        let mut live = Live { link, window };
+        let mut live = Live { link, window, said: None };
         if let Some(birth) = &self.birth {
             let sent = live.send(1, birth.qos, self.dial.connect, |_, live| put_message(birth, live)).await;
             if let Err(fault) | Ok(Some(fault)) = sent {
@@ -287,7 +300,8 @@ impl Form {
             true => id,
             false => id.replace(|c| !mqtt::allowed(c), "\u{fffd}").into(),
         };
-        let user = self.id_property.as_deref().map(|name| (name, &*id));
+        let id = self.id_property.as_deref().map(|name| (name, &*id));
+        let user = [id, event.parent().map(|parent| ("traceparent", parent))];
         let Form { name, payload, qos, retain, .. } = self;
         put(Outgoing { topic: name, qos: *qos, retain: *retain, id: 0, user, payload }, live)
     }
@@ -295,12 +309,12 @@ impl Form {
 
 fn put_message(message: &Message, live: &mut Live) -> Result<(), Fault> {
     let Message { topic, payload, qos, retain } = message;
-    put(Outgoing { topic, qos: *qos, retain: *retain, id: 0, user: None, payload: payload.as_bytes() }, live)
+    put(Outgoing { topic, qos: *qos, retain: *retain, id: 0, user: [None; 2], payload: payload.as_bytes() }, live)
 }
 
 /// Appends a message, with the next packet id if it needs one.
 fn put(message: Outgoing<'_>, live: &mut Live) -> Result<(), Fault> {
-    let Live { link, window } = live;
+    let Live { link, window, .. } = live;
     let id = if message.qos > 0 { window.take() } else { 0 };
     let (version, limit) = (link.version(), link.limits.packet);
     Outgoing { id, ..message }.write(version, limit, &mut link.out).map_err(|size| {

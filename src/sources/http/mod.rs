@@ -59,7 +59,7 @@ pub fn taken(body: &[u8], packed: bool, id: Option<&str>, intake: &Intake) -> Op
         },
         false => Bytes::copy_from_slice(body),
     };
-    parse::events(&plain, &parse::About { key: "", id }, intake).ok()
+    parse::events(&plain, &parse::About { key: "", id, meta: b"" }, intake).ok()
 }
 
 #[derive(Clone, Deserialize, JsonSchema)]

@@ -22,6 +22,8 @@ pub(super) struct About<'a> {
     pub key: &'a str,
     /// `Idempotency-Key`: the id of a single event; of several, `ID/0`, `ID/1` …
     pub id: Option<&'a str>,
+    /// With the `traceparent`, if there is one.
+    pub meta: &'a [u8],
 }
 
 /// Takes the body apart: one object, a list of objects, or objects one after another. All are taken or none.
@@ -30,7 +32,7 @@ pub(super) fn events(body: &[u8], about: &About<'_>, intake: &Intake) -> Result<
     if found.is_empty() {
         return Err(Problem::bad_request("there is no event in the body"));
     }
-    let mut batch = Batch::with_room(body.len() + found.len() * (8 + about.key.len()));
+    let mut batch = Batch::with_room(body.len() + found.len() * (8 + about.key.len() + about.meta.len()));
     let mut id = about.id.unwrap_or_default().to_owned();
     let prefix = id.len();
     for (index, event) in found.iter().enumerate() {
@@ -38,7 +40,8 @@ pub(super) fn events(body: &[u8], about: &About<'_>, intake: &Intake) -> Result<
             id.truncate(prefix);
             id.push_str(&format!("/{index}"));
         }
-        let draft = Draft { key: about.key, id: about.id.map(|_| id.as_str()), body: event, ..Draft::default() };
+        let id = about.id.map(|_| id.as_str());
+        let draft = Draft { key: about.key, id, meta: about.meta, body: event, ..Draft::default() };
         intake.push(&mut batch, &draft).map_err(|unfit| refuse(&unfit, index, body, event))?;
     }
     Ok(batch)
@@ -48,7 +51,8 @@ pub(super) fn events(body: &[u8], about: &About<'_>, intake: &Intake) -> Result<
 pub(super) fn extra(body: &[u8], about: &About<'_>, intake: &Intake) -> usize {
     let count = body.iter().filter(|byte| **byte == b'{').count().min(MAX_EVENTS);
     let ids = if about.id.is_some() || intake.brings_ids() { WITH_ID + about.id.map_or(0, str::len) } else { 0 };
-    count * (AROUND + ids + about.key.len())
+    // A `traceparent` stands in the batch, and beside it.
+    count * (AROUND + ids + about.key.len() + 4 * about.meta.len())
 }
 
 fn find(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {

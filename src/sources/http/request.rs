@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     budget,
-    event::{Batch, json::write_string},
+    event::{Batch, json::write_string, parent},
     kind::Intake,
     sources::{seats::Seat, trouble::Trouble},
     store::Placed,
@@ -31,6 +31,7 @@ const MAX_KEY: usize = 200;
 /// How long a request waits for the disk. After that the disk is in trouble, and the client should hear of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Where all requests of a listener are answered.
@@ -85,7 +86,9 @@ impl Desk {
         if gzip {
             bytes = body::gunzip(&bytes, self.max_body, &mut share).await?;
         }
-        let about = About { key: &key, id };
+        let mut meta = Vec::new();
+        parent::put(alone(&head.headers, &TRACEPARENT), &mut meta);
+        let about = About { key: &key, id, meta: &meta };
         let extra = parse::extra(&bytes, &about, &self.intake);
         share.extra(extra).await?;
         let batch = parse::events(&bytes, &about, &self.intake)?;
@@ -214,6 +217,13 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         return Err(Problem::bad_request(detail));
     }
     Ok(Some(key))
+}
+
+/// A header that counts only if it stands once.
+fn alone<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    value.to_str().ok()
 }
 
 /// A header that may stand once.

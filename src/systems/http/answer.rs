@@ -18,18 +18,18 @@ const MAX_ANSWER: u64 = 64 << 10;
 /// Bytes of an answer that are quoted.
 const QUOTE: usize = 200;
 
-/// What a 2xx answer says, or what to do about any other.
+/// The status of a 2xx answer and what it says, or what to do about any other.
 pub(super) fn judge(
     host: &str,
     answer: Response<Body>,
     secrets: &[String],
     retry: impl Fn(StatusCode) -> bool,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<(u16, Vec<u8>), Fault> {
     let (head, mut body) = answer.into_parts();
     let mut said = Vec::new();
     body.as_reader().take(MAX_ANSWER).read_to_end(&mut said).ok(); // the status has said it all
     if head.status.is_success() {
-        return Ok(said);
+        return Ok((head.status.as_u16(), said));
     }
     let error = if head.status.is_redirection() {
         // Without its query, which may be that of our own URL, and secret.

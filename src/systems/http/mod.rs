@@ -106,10 +106,13 @@ impl Client {
         Ok(Client { agent: agent(timeout, tls, IDLE_CONNECTIONS), method, url, headers, secrets, key, retry })
     }
 
-    /// One request; `key` is what the server knows it by. Gives the first 64 KiB of a 2xx answer. Blocks, at most for the
-    /// timeout.
-    pub fn send(&self, key: &str, body: &[u8]) -> Result<Vec<u8>, Fault> {
+    /// One request; `key` is what the server knows it by, `parent` the `traceparent`. Gives the status and the first 64 KiB of a 2xx answer. Blocks, at
+    /// most for the timeout.
+    pub fn send(&self, key: &str, parent: Option<&str>, body: &[u8]) -> Result<(u16, Vec<u8>), Fault> {
         let mut request = Request::builder().method(&self.method).uri(&self.url);
+        if let Some(parent) = parent {
+            request = request.header("traceparent", parent);
+        }
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }

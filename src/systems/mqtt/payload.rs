@@ -6,6 +6,7 @@
 use crate::event::{
     Body,
     json::{self, Json, Kind, write_string},
+    parent,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -143,7 +144,7 @@ pub struct About<'a, S = &'a str> {
 impl<S: AsRef<str>> About<'_, S> {
     /// Writes the meta of the event:
     /// `{"topic":…,"client":…,"qos":1,"retain":true,"wrapped":"json|text|base64","content_type":…,"response_topic":…,
-    /// "correlation":base64,"format":1,"expiry":…,"user":{…}}`, without what is absent or false. Who reads many metas may rely on the topic to come first.
+    /// "correlation":base64,"format":1,"expiry":…,"user":{…},"traceparent":…}`, without what is absent or false. Who reads many metas may rely on the topic to come first.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"topic\":");
         write_string(self.topic, out);
@@ -164,6 +165,8 @@ impl<S: AsRef<str>> About<'_, S> {
         }
         put_user(self.user, self.in_order, out);
         out.push(b'}');
+        let named = self.user.iter().find(|(name, _)| name.as_ref() == "traceparent");
+        parent::put(named.map(|(_, value)| value.as_ref()), out);
     }
 }
 
@@ -278,6 +281,16 @@ mod tests {
                 let want = format!(r#"{{"topic":"","qos":0,"user":{want}}}"#);
                 assert_eq!(String::from_utf8_lossy(&meta), want);
             }
+        }
+    }
+
+    #[test]
+    fn a_traceparent_among_the_user_properties_stands_where_it_is_found() {
+        let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (value, want) in [(text, Some(text)), ("nonsense", None)] {
+            let (user, mut meta) = ([("a", "1"), ("traceparent", value)], Vec::new());
+            About { topic: "t", user: &user, ..About::default() }.write(&mut meta);
+            assert_eq!((parent::of(&meta), json::check(&meta)), (want, Ok(Kind::Object)));
         }
     }
 

@@ -17,6 +17,17 @@ pub enum Kind {
     PubComp = 7,
 }
 
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::PubAck => "PUBACK",
+            Kind::PubRec => "PUBREC",
+            Kind::PubRel => "PUBREL",
+            Kind::PubComp => "PUBCOMP",
+        }
+    }
+}
+
 /// A packet from the broker.
 #[derive(Debug)]
 pub enum Packet {
@@ -87,15 +98,16 @@ pub struct Outgoing<'a> {
     pub retain: bool,
     /// 0 for quality of service 0.
     pub id: u16,
-    /// Name and value of a user property; not in 3.1.1.
-    pub user: Option<(&'a str, &'a str)>,
+    /// Names and values of user properties; not in 3.1.1.
+    pub user: [Option<(&'a str, &'a str)>; 2],
     pub payload: &'a [u8],
 }
 
 impl Outgoing<'_> {
     /// Appends the packet, unless it has more than `limit` bytes: then the error says how many.
     pub fn write(&self, version: Version, limit: usize, out: &mut Vec<u8>) -> Result<(), usize> {
-        let properties = self.user.map_or(0, |(name, value)| 5 + name.len() + value.len());
+        let user = self.user.iter().flatten();
+        let properties = user.clone().map(|(name, value)| 5 + name.len() + value.len()).sum();
         let mut remaining = 2 + self.topic.len() + self.payload.len() + if self.qos > 0 { 2 } else { 0 };
         if version == Version::V5 {
             remaining += length_of(properties) + properties;
@@ -112,7 +124,7 @@ impl Outgoing<'_> {
         }
         if version == Version::V5 {
             put_length(properties, out);
-            if let Some((name, value)) = self.user {
+            for (name, value) in user {
                 out.push(0x26);
                 put(name.as_bytes(), out);
                 put(value.as_bytes(), out);
@@ -459,7 +471,7 @@ mod tests {
                     qos,
                     retain: qos == 1,
                     id,
-                    user: Some(("event-id", &long)),
+                    user: [Some(("event-id", &long)), Some(("b", ""))],
                     payload: payload.as_bytes(),
                 };
                 let mut out = Vec::new();
@@ -469,7 +481,8 @@ mod tests {
                     panic!()
                 };
                 assert_eq!((&*p.topic, p.qos as u8, p.retain, p.pkid), (&b"a/b"[..], qos, qos == 1, id));
-                assert_eq!(p.properties.unwrap().user_properties, [("event-id".to_owned(), long.clone())]);
+                let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+                assert_eq!(p.properties.unwrap().user_properties, [pair("event-id", &long), pair("b", "")]);
                 assert_eq!(p.payload, payload);
                 out.clear();
                 outgoing.write(Version::V3, 1000, &mut out).unwrap();

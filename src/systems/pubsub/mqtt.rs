@@ -156,7 +156,7 @@ impl Publisher {
     async fn send(&mut self, topic: &str, message: &[u8]) -> Result<(), Fault> {
         self.last = self.last % u16::MAX + 1;
         let id = self.last;
-        let outgoing = Outgoing { topic, qos: 1, retain: false, id, user: None, payload: message };
+        let outgoing = Outgoing { topic, qos: 1, retain: false, id, user: [None; 2], payload: message };
         let limit = self.link.limits.packet;
         let too_large = |size| Fault::reject(format!("the message has {size} bytes, the broker takes {limit}"));
         let version = self.link.version();
