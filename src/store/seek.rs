@@ -102,9 +102,10 @@ impl Store {
                 }
                 Ok(())
             })?;
-            writer.sought.insert(consumer);
             let mut view = writer.shared.view();
-            *view.sought.entry(consumer).or_default() += 1;
+            let moved = view.sought.entry(consumer).or_default();
+            *moved += 1;
+            writer.sought.insert(consumer, *moved);
             lanes.iter().for_each(|lane| view.wake(*lane));
             drop(view);
             for sought in &done {
@@ -145,9 +146,11 @@ impl Writer {
         Ok(Some(Sought { topic, priority, from, to, again, passed, gone }))
     }
 
-    /// A consumer reads from its cursors: what it hands in from here on counts, what it did before does not.
-    pub(super) fn begins(&mut self, consumer: u32) {
-        if self.sought.remove(&consumer) {
+    /// A consumer reads from its cursors: what it hands in from here on counts, what it did before does not. Unless they were
+    /// moved once more meanwhile: then it will begin again.
+    pub(super) fn begins(&mut self, consumer: u32, moved: u64) {
+        if self.sought.get(&consumer) == Some(&moved) {
+            self.sought.remove(&consumer);
             self.riding.moves.retain(|m| m.consumer != consumer);
         }
     }

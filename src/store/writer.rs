@@ -23,7 +23,7 @@ use super::{
 use crate::clock;
 use rusqlite::Connection;
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
@@ -69,8 +69,8 @@ pub(super) struct Writer {
     pub(super) letters_dropped: bool,
     pub(super) open: Open,
     pub(super) given: Given,
-    /// Consumers whose cursors were moved, until they read from there: what they hand in till then does not count.
-    pub(super) sought: BTreeSet<u32>,
+    /// Consumers whose cursors were moved, and how often, until they read from there: what they hand in till then does not count.
+    pub(super) sought: BTreeMap<u32, u64>,
     pub(super) wear: Wear,
     pub(super) salvage: Option<Salvage>,
     /// The database is, and no fresh one has taken its place yet; its files were moved.
@@ -124,7 +124,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         letters_dropped: false,
         open: Open::default(),
         given,
-        sought: BTreeSet::new(),
+        sought: BTreeMap::new(),
         wear,
         salvage: None,
         broken: false,
@@ -190,7 +190,7 @@ impl Writer {
                     self.ride_since.get_or_insert_with(Instant::now);
                     self.riding.fold(step);
                 }
-                Request::Begins(consumer) => self.begins(consumer),
+                Request::Begins(consumer, moved) => self.begins(consumer, moved),
                 other => rest.push(other),
             }
         }
@@ -223,7 +223,7 @@ impl Writer {
                 }
                 Request::Close(reply) => return Some(reply),
                 Request::Do(work) => work(self),
-                Request::Commit { .. } | Request::Ride(_) | Request::Begins(_) => {}
+                Request::Commit { .. } | Request::Ride(_) | Request::Begins(..) => {}
             }
         }
         self.look_into_gaps();
