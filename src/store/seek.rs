@@ -165,7 +165,9 @@ pub(super) fn place(db: &Connection, index: &Index, lane: u16, at: At) -> rusqli
         At::Newest => (next, false),
         At::Seq(seq) => (seq.clamp(first, next), trimmed && seq < first),
         At::Time(wall) => {
-            let then = clock::steady_ms().saturating_sub(clock::wall_ms().saturating_sub(wall));
+            // In this order, and a millisecond less: rather one too many comes again than one too few.
+            let now = clock::steady_ms() - 1;
+            let then = now.saturating_sub(clock::wall_ms().saturating_sub(wall));
             match before(db, lane, (first, next), then)? {
                 Some(end) => (end.clamp(first, next), false),
                 None => (first, trimmed),
