@@ -132,6 +132,7 @@ fn a_listener_for_others_has_to_know_who_they_are() {
         (mqtt(&users), true),
         (mqtt(certificates), true),
         (r#"{ "admin": { "listen": "ADDRESS:1" } }"#.into(), false),
+        (format!(r#"{{ "admin": {{ "listen": "ADDRESS:1"{tls} }} }}"#), true),
     ] {
         for address in ["0.0.0.0", "[::]", "192.0.2.1", "[::ffff:192.0.2.1]", "[2001:db8::1]"] {
             fs::write(dir.path().join("t.jsonc"), text.replace("ADDRESS", address)).unwrap();
