@@ -317,8 +317,8 @@ enum Request {
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     Read(rows::Read),
-    /// A consumer reads from its cursors: no step of before comes any more.
-    Begins(u32),
+    /// A consumer reads from its cursors, which were moved so often by then: no step of before comes any more.
+    Begins(u32, u64),
     /// Work on what is offloaded, and on dead letters.
     Do(Box<dyn FnOnce(&mut writer::Writer) + Send>),
     Close(oneshot::Sender<()>),

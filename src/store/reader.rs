@@ -111,7 +111,7 @@ impl Reader {
         self.lanes.clear();
         self.moved = self.times_moved();
         if let (Some(writer), Some(consumer)) = (&self.begins, self.consumer) {
-            writer.send(Request::Begins(consumer)).ok();
+            writer.send(Request::Begins(consumer, self.moved)).ok();
         }
     }
 

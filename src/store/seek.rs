@@ -102,9 +102,10 @@ impl Store {
                 }
                 Ok(())
             })?;
-            writer.sought.insert(consumer);
             let mut view = writer.shared.view();
-            *view.sought.entry(consumer).or_default() += 1;
+            let moved = view.sought.entry(consumer).or_default();
+            *moved += 1;
+            writer.sought.insert(consumer, *moved);
             lanes.iter().for_each(|lane| view.wake(*lane));
             drop(view);
             for sought in &done {
@@ -146,9 +147,11 @@ impl Writer {
         Ok(Some(Sought { topic, priority, from, to, again, passed, gone }))
     }
 
-    /// A consumer reads from its cursors: what it hands in from here on counts, what it did before does not.
-    pub(super) fn begins(&mut self, consumer: u32) {
-        if self.sought.remove(&consumer) {
+    /// A consumer reads from its cursors: what it hands in from here on counts, what it did before does not. Unless they were
+    /// moved once more meanwhile: then it will begin again.
+    pub(super) fn begins(&mut self, consumer: u32, moved: u64) {
+        if self.sought.get(&consumer) == Some(&moved) {
+            self.sought.remove(&consumer);
             self.riding.moves.retain(|m| m.consumer != consumer);
         }
     }
@@ -163,7 +166,9 @@ pub(super) fn place(db: &Connection, index: &Index, lane: u16, at: At) -> rusqli
         At::Newest => (next, false),
         At::Seq(seq) => (seq.clamp(first, next), trimmed && seq < first),
         At::Time(wall) => {
-            let then = clock::steady_ms().saturating_sub(clock::wall_ms().saturating_sub(wall));
+            // In this order, and a millisecond less: rather one too many comes again than one too few.
+            let now = clock::steady_ms() - 1;
+            let then = now.saturating_sub(clock::wall_ms().saturating_sub(wall));
             match before(db, lane, (first, next), then)? {
                 Some(end) => (end.clamp(first, next), false),
                 None => (first, trimmed),

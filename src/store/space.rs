@@ -244,7 +244,7 @@ impl Writer {
         if step.is_intake() && step.appends.iter().any(|append| self.fate(append) == Fate::Refuse) {
             return Some(Refusal::Full);
         }
-        step.moves.iter().any(|m| self.sought.contains(&m.consumer)).then_some(Refusal::Moved)
+        step.moves.iter().any(|m| self.sought.contains_key(&m.consumer)).then_some(Refusal::Moved)
     }
 
     /// Puts steps aside that wait for the offload; gives the others, and those whose wait is over.

@@ -90,7 +90,7 @@ impl Writer {
             placed.push(self.append(lane, append)?);
         }
         for m in &step.moves {
-            if self.sought.contains(&m.consumer) {
+            if self.sought.contains_key(&m.consumer) {
                 continue;
             }
             let seq = self.index.cursors.get(&(m.consumer, m.lane)).map_or(u64::MAX, |c| c.seq);

@@ -24,7 +24,7 @@ use super::{
 use crate::{budget::Share, clock};
 use rusqlite::Connection;
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
@@ -71,8 +71,8 @@ pub(super) struct Writer {
     pub(super) open: Open,
     pub(super) given: Given,
     pub(super) history: History,
-    /// Consumers whose cursors were moved, until they read from there: what they hand in till then does not count.
-    pub(super) sought: BTreeSet<u32>,
+    /// Consumers whose cursors were moved, and how often, until they read from there: what they hand in till then does not count.
+    pub(super) sought: BTreeMap<u32, u64>,
     pub(super) wear: Wear,
     pub(super) salvage: Option<Salvage>,
     /// The database is, and no fresh one has taken its place yet; its files were moved.
@@ -127,7 +127,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         open: Open::default(),
         given,
         history: History::default(),
-        sought: BTreeSet::new(),
+        sought: BTreeMap::new(),
         wear,
         salvage: None,
         broken: false,
@@ -197,7 +197,7 @@ impl Writer {
                     self.ride_since.get_or_insert_with(Instant::now);
                     self.riding.fold(step);
                 }
-                Request::Begins(consumer) => self.begins(consumer),
+                Request::Begins(consumer, moved) => self.begins(consumer, moved),
                 other => rest.push(other),
             }
         }
@@ -230,7 +230,7 @@ impl Writer {
                 }
                 Request::Close(reply) => return Some(reply),
                 Request::Do(work) => work(self),
-                Request::Commit { .. } | Request::Ride(_) | Request::Begins(_) => {}
+                Request::Commit { .. } | Request::Ride(_) | Request::Begins(..) => {}
             }
         }
         self.look_into_gaps();

@@ -449,7 +449,7 @@ fn pipelines_that_are_moved_again_and_again_under_load_stay_exact() {
         ask(dir.path(), &["seek", &consumer, "--to", "oldest"]);
         wait_for("nothing to be queued", LONG, || row(dir.path(), &consumer)["queued"] == 0);
         let row = row(dir.path(), &consumer);
-        assert!(row["delivered"] >= EVENTS && row["evicted"] > 0, "{row:?}");
+        assert!(row["delivered"] >= EVENTS, "{row:?}");
         let state = ask(dir.path(), &["state", &format!("{name}.count")]);
         let counted: u64 = state["values"].as_array().unwrap().iter().map(|v| v["value"].as_u64().unwrap()).sum();
         assert_eq!(counted, row["delivered"] - row["stopped"], "{name}: {row:?} {state}");
