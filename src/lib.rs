@@ -29,8 +29,8 @@
 //!
 //! # The code, in reading order
 //!
-//! - [`fault`], [`budget`] and [`clock`] are small: what to do after a failure; sizes, spans and the memory that sources share; the
-//!   only wall clock.
+//! - [`fault`], [`budget`], [`clock`] and [`tally`] are small: what to do after a failure; sizes, spans and the memory that sources
+//!   share; the only wall clock; counts for who looks on.
 //! - [`logs`] is where lines of the log go: to a person, to journald, or as JSON; none ever stops the gateway.
 //! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
 //!   to the log.
@@ -57,7 +57,7 @@
 //!
 //! | layer | modules | may use |
 //! |---|---|---|
-//! | words | `budget` `clock` `fault` | nothing |
+//! | words | `budget` `clock` `fault` `tally` | nothing |
 //! | | `event` | `clock` |
 //! | | `logs` | `clock` |
 //! | | `expr` | `event` |
@@ -117,6 +117,7 @@ pub mod sinks;
 pub mod sources;
 pub mod store;
 pub mod systems;
+pub mod tally;
 
 /// The example of how to add a kind compiles.
 #[cfg(doctest)]

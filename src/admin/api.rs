@@ -68,9 +68,9 @@ impl Call {
         &self.body
     }
 
-    /// Whether it needs no token.
-    pub fn is_open(&self) -> bool {
-        self.route.is_ok_and(|route| route.to == To::All)
+    /// Whether it needs no token; `far`: other machines reach the listener.
+    pub fn is_open(&self, far: bool) -> bool {
+        self.route.is_ok_and(|route| route.to == To::All || route.to == To::Near && !far)
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
@@ -128,9 +128,9 @@ impl From<Refusal> for Reply {
 
 /// Where calls are answered.
 pub struct Desk {
-    store: Store,
+    pub(super) store: Store,
     /// `None` where no gateway runs.
-    running: Option<Running>,
+    pub(super) running: Option<Running>,
     /// One answer is made at a time: it may take some memory.
     turn: Mutex<()>,
 }
@@ -154,7 +154,7 @@ impl Desk {
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
         // To change the configuration may take as long as sinks take to stop.
-        let apart = call.is_open() || call.is_about_config();
+        let apart = call.is_open(false) || call.is_about_config();
         let _turn = if apart { None } else { Some(self.turn.lock().await) };
         let route = match call.route {
             Ok(route) => route,

@@ -1,25 +1,30 @@
 //! The operators' face: health, status, metrics, and what can be done to a running gateway, over HTTP on a listener of its
 //! own. By default that is a Unix socket beside the store, which only the gateway's user can open.
 //!
-//! `/healthz`, `/readyz` and `/metrics` are for everybody who reaches the listener; everything under `/api/` needs the token
-//! that lies beside the store, in `STORE-token`.
+//! What needs no token says the table of [`routes`]; everything else, on an address that other machines reach the metrics too,
+//! needs the one that lies beside the store, in `STORE-token`. Such an address is served over TLS only.
 
 mod api;
+mod change;
 pub mod client;
 pub mod config;
+mod look;
 mod metrics;
 mod openapi;
 mod routes;
 mod token;
 
 pub use api::{Call, Desk, Reply};
+use token::Brake;
 pub use token::token;
 
 use crate::{
     budget::Share,
-    config::{Listen, Settings},
+    clock,
+    config::{AdminTls, Listen, Settings},
     runtime::Running,
     store::beside,
+    systems::tls::{self, ServerTls},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -47,6 +52,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// Connections at once: an operator, a scraper, a script or two.
 const CONNECTIONS: usize = 16;
@@ -68,7 +74,7 @@ pub fn socket(settings: &Settings) -> PathBuf {
 
 enum Listener {
     Unix(UnixListener),
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<AdminTls>),
 }
 
 impl Listener {
@@ -76,15 +82,22 @@ impl Listener {
         Ok(Some(match &settings.admin.listen {
             Listen::Off => return Ok(None),
             Listen::Unix => Listener::Unix(bind(&socket(settings))?),
-            Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?),
+            Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?, settings.admin.tls.clone()),
         }))
     }
 
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Listener::Unix(listener) => Box::new(listener.accept().await?.0),
-            Listener::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Listener::Tcp(listener, _) => Box::new(listener.accept().await?.0),
         })
+    }
+
+    /// The certificate, read anew for each connection.
+    fn acceptor(&self) -> anyhow::Result<Option<TlsAcceptor>> {
+        let Listener::Tcp(_, Some(AdminTls { cert, key })) = self else { return Ok(None) };
+        let files = ServerTls { cert: cert.clone(), key: key.clone(), client_ca: None };
+        Ok(Some(tls::server_config(&files)?.into()))
     }
 }
 
@@ -117,7 +130,8 @@ pub async fn serve(settings: Settings, running: Running, stateless: bool) {
         }
     };
     let token = token(&settings).map_err(|error| log::warn!("admin: there is no token, so no API: {error:#}")).ok();
-    let desk = Arc::new((Desk::of(running), token));
+    let far = settings.admin.is_far();
+    let desk = Arc::new(Counter { desk: Desk::of(running), token, far, brake: Brake::default() });
     let (seats, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
     log::info!("admin: listening on {}", place(&settings));
     loop {
@@ -125,13 +139,18 @@ pub async fn serve(settings: Settings, running: Running, stateless: bool) {
         // Who comes when all seats are taken waits for one.
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
         let desk = desk.clone();
-        let work = |stream: Box<dyn Stream>| async move {
-            timeout(LONGEST, converse(TokioIo::new(stream), desk)).await.ok();
+        let work = |stream: Box<dyn Stream>, acceptor: Option<TlsAcceptor>| async move {
+            timeout(LONGEST, greet(stream, acceptor, desk)).await.ok();
             drop(seat);
         };
-        match listener.accept().await {
-            Ok(stream) => drop(connections.spawn(work(stream))),
-            Err(_) => sleep(PAUSE).await,
+        match (listener.accept().await, listener.acceptor()) {
+            (Ok(stream), Ok(acceptor)) => drop(connections.spawn(work(stream, acceptor))),
+            (Ok(_), Err(error)) => {
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("admin: nobody is let in: {error:#}");
+                }
+            }
+            (Err(_), _) => sleep(PAUSE).await,
         }
     }
 }
@@ -146,31 +165,54 @@ fn place(settings: &Settings) -> String {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-async fn converse(stream: TokioIo<Box<dyn Stream>>, desk: Arc<(Desk, Option<String>)>) {
+/// Where requests come in.
+struct Counter {
+    desk: Desk,
+    token: Option<String>,
+    /// Other machines reach it.
+    far: bool,
+    brake: Brake,
+}
+
+async fn greet(stream: Box<dyn Stream>, acceptor: Option<TlsAcceptor>, counter: Arc<Counter>) {
+    let Some(acceptor) = acceptor else { return converse(stream, counter).await };
+    if let Ok(Ok(stream)) = timeout(HEAD, acceptor.accept(stream)).await {
+        converse(Box::new(stream), counter).await;
+    }
+}
+
+async fn converse(stream: Box<dyn Stream>, counter: Arc<Counter>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let desk = desk.clone();
-        async move { Ok::<_, Infallible>(respond(request, &desk.0, desk.1.as_deref()).await) }
+        let counter = counter.clone();
+        async move { Ok::<_, Infallible>(counter.respond(request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_header_size(MAX_HEAD);
-    http.serve_connection(stream, service).await.ok();
+    http.serve_connection(TokioIo::new(stream), service).await.ok();
 }
 
-async fn respond(request: Request<Incoming>, desk: &Desk, token: Option<&str>) -> Response<Full<Bytes>> {
-    let call = Call::new(request.method().as_str(), request.uri().path(), request.uri().query().unwrap_or_default());
-    let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let reply = match call.is_open() || token::fits(token, brought) {
-        true if call.brings_text() => match text_of(request, desk).await {
-            Ok((text, _share)) => desk.answer(&call.with_body(text)).await,
-            Err(reply) => reply,
-        },
-        true => desk.answer(&call).await,
-        false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
-    };
-    let mut response = Response::new(Full::new(reply.body.into()));
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.media));
-    response
+impl Counter {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let uri = request.uri();
+        let call = Call::new(request.method().as_str(), uri.path(), uri.query().unwrap_or_default());
+        let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let known = call.is_open(self.far) || token::fits(self.token.as_deref(), brought);
+        if !known && brought.is_some() {
+            sleep(self.brake.wrong(clock::mono_ms())).await;
+        }
+        let reply = match known {
+            true if call.brings_text() => match text_of(request, &self.desk).await {
+                Ok((text, _share)) => self.desk.answer(&call.with_body(text)).await,
+                Err(reply) => reply,
+            },
+            true => self.desk.answer(&call).await,
+            false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
+        };
+        let mut response = Response::new(Full::new(reply.body.into()));
+        *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.media));
+        response
+    }
 }
 
 /// The text that a request brings, drawn from what sources share: so it takes no more memory than there is.

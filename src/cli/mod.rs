@@ -2,6 +2,7 @@
 
 mod board;
 mod bundle;
+mod change;
 mod config;
 mod diff;
 mod doctor;
@@ -175,6 +176,8 @@ enum Command {
     /// Example: tidegate config log
     #[command(subcommand)]
     Config(config::Config),
+    #[command(flatten)]
+    Change(change::Change),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -339,6 +342,7 @@ fn execute(command: Command) -> ExitCode {
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
         Command::Config(what) => finish(config::run(&what)),
+        Command::Change(what) => finish(change::run(&what)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))
                 .map_err(anyhow::Error::msg)

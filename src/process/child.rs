@@ -30,8 +30,6 @@ use tokio::{
 
 /// Bytes of an answer, and of what came last from stderr, that are quoted.
 const QUOTE: usize = 300;
-/// A variable of fewer bytes is taken for no secret.
-const SECRET: usize = 8;
 /// Bytes taken from a pipe at once.
 const PIECE: usize = 8 << 10;
 /// What a pipe can hold at most: so much is read of what stderr still has when the child has ended.
@@ -105,7 +103,7 @@ impl Program {
 
     /// What it printed, without what it was given in its environment: secrets come that way.
     fn blotted(&self, printed: &[u8]) -> String {
-        blotted(printed, self.env.values().map(String::as_str).filter(|value| value.len() >= SECRET))
+        blotted(printed, self.env.values().map(String::as_str))
     }
 
     /// Runs it to its end. Gives what it printed.

@@ -377,7 +377,11 @@ impl<'a> Live<'a> {
     }
 
     fn confirm(&mut self) -> Result<Changed, Denied> {
-        let Some(trial) = self.trial.take() else { return Err(Denied::Conflict("nothing is on trial".into())) };
+        // What runs for good already is confirmed.
+        let Some(trial) = self.trial.take() else {
+            let version = self.versions.as_ref().and_then(Versions::running).map(|version| version.number);
+            return Ok(Changed { version, ..Changed::default() });
+        };
         if let Some(versions) = &mut self.versions
             && let Err(error) = versions.end(trial.number, State::Confirmed, "", false)
         {

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     budget::Size,
     store::{Ledger, Store},
+    tally,
 };
 use std::{
     collections::BTreeMap,
@@ -115,6 +116,22 @@ impl Running {
         self.0.links.all_held()
     }
 
+    /// What came up again: how often, and for how long it was down in all.
+    pub fn times(&self) -> BTreeMap<String, (u64, Duration)> {
+        self.0.links.times()
+    }
+
+    /// Counts of all sinks.
+    pub fn outlets(&self) -> Vec<(String, Arc<tally::Outlet>)> {
+        self.0.links.outlets()
+    }
+
+    /// Names of all sources and sinks.
+    pub fn edges(&self) -> Vec<String> {
+        let sources = self.0.parts().sources.clone().into_iter().map(|name| format!("sources.{name}"));
+        sources.chain(self.outlets().into_iter().map(|(name, _)| name)).collect()
+    }
+
     /// Pipelines that should make progress and do not.
     pub fn stuck(&self) -> Vec<String> {
         self.0.parts().beats.iter().filter(|(_, beat)| beat.stuck()).map(|(name, _)| name.clone()).collect()
@@ -153,13 +170,8 @@ impl Running {
 
     /// How many events sources have taken in.
     pub fn taken(&self) -> u64 {
-        let mut topics: BTreeMap<String, u64> = BTreeMap::new();
         let sources = self.0.parts().sources.clone();
-        for row in self.0.store.ledger().into_iter().filter(|row| sources.contains(&row.topic)) {
-            let most = topics.entry(row.topic).or_default();
-            *most = row.accepted.max(*most); // a consumer that began later saw fewer
-        }
-        topics.values().sum()
+        sources.iter().map(|topic| self.0.store.taken(topic)).sum()
     }
 
     /// Writes to the log what every consumer has before it, what every process did, and what is down and why.

@@ -26,7 +26,7 @@ impl Writer {
         self.index.lanes.insert(id, lane);
         let readers = self.index.consumers.iter().filter(|(_, c)| c.topics.contains(topic));
         for consumer in readers.map(|(consumer, _)| *consumer) {
-            self.index.cursors.insert((consumer, id), Cursor { start: base, seq: base, ..Cursor::default() });
+            self.index.cursors.insert((consumer, id), Cursor { start: base as i64, seq: base, ..Cursor::default() });
             self.open.cursors.insert((consumer, id));
         }
         self.open.lanes.insert(id);
@@ -55,7 +55,7 @@ impl Writer {
             self.index.cursors.entry((id, *lane)).or_insert_with(|| {
                 self.open.cursors.insert((id, *lane));
                 let seq = if start == Start::Oldest { l.first } else { l.next };
-                Cursor { start: seq, seq, ..Cursor::default() }
+                Cursor { start: seq as i64, seq, ..Cursor::default() }
             });
         }
         let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id && drops).copied().collect();
@@ -95,8 +95,12 @@ impl Writer {
             self.drop_cursor(id, lane)?;
         }
         self.db.execute("DELETE FROM consumer WHERE id = ?1", [id])?;
+        self.db
+            .execute("DELETE FROM state WHERE owner = ?1 AND key = CAST(?2 AS BLOB)", [super::pause::OWNER, name])?;
         self.index.consumers.remove(&id);
-        self.shared.view().index.consumers.remove(&id);
+        let mut view = self.shared.view();
+        view.index.consumers.remove(&id);
+        view.paused.remove(&id);
         Ok(())
     }
 

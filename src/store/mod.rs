@@ -13,6 +13,7 @@ mod dead;
 #[cfg(test)]
 mod dead_tests;
 mod eras;
+mod figures;
 mod given;
 mod highest;
 mod holes;
@@ -21,6 +22,7 @@ mod load;
 mod offload;
 mod opening;
 mod pause;
+mod peek;
 mod quarantine;
 mod reader;
 mod rows;
@@ -28,6 +30,9 @@ mod salvage;
 #[cfg(test)]
 mod salvage_tests;
 mod schema;
+mod seek;
+#[cfg(test)]
+mod seek_tests;
 mod seen;
 mod space;
 #[cfg(test)]
@@ -41,10 +46,13 @@ mod walk;
 mod writer;
 
 pub use dead::{Letter, Retried, Which};
+pub use figures::{Figures, Written};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
+pub use peek::{Backlog, Found, Stock};
 pub use reader::{Lag, Lot, Reader};
+pub use seek::{At, Sought};
 pub use seen::{ID, Window};
 pub use space::Policy;
 
@@ -94,6 +102,8 @@ pub struct Options {
     pub ttl: BTreeMap<String, Duration>,
     /// Somebody looks in while no gateway runs: that one died before is not forgotten over it.
     pub visit: bool,
+    /// Bytes that may be written to the disk in its life.
+    pub endurance: Option<u64>,
 }
 
 impl Default for Options {
@@ -115,6 +125,7 @@ impl Default for Options {
             keep: BTreeMap::new(),
             ttl: BTreeMap::new(),
             visit: false,
+            endurance: None,
         }
     }
 }
@@ -151,6 +162,9 @@ pub enum Refusal {
     /// The disk failed; whether the step is on it is unknown, but nobody was told that it is.
     #[error("the disk failed: {0}")]
     Failed(String),
+    /// An operator moved the cursors of the consumer: what it has in hand does not count.
+    #[error("the consumer's place was changed")]
+    Moved,
     /// The gateway is stopping.
     #[error("the store is closed")]
     Closed,
@@ -303,6 +317,8 @@ enum Request {
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     Read(rows::Read),
+    /// A consumer reads from its cursors: no step of before comes any more.
+    Begins(u32),
     /// Work on what is offloaded, and on dead letters.
     Do(Box<dyn FnOnce(&mut writer::Writer) + Send>),
     Close(oneshot::Sender<()>),
@@ -392,7 +408,7 @@ impl Store {
 
     /// A reader at the consumer's cursors.
     pub fn reader(&self, consumer: u32, topics: &[Arc<str>]) -> Reader {
-        Reader::at_cursors(self.shared.clone(), self.reads.clone(), consumer, topics)
+        Reader::at_cursors(self.shared.clone(), self.reads.clone(), self.requests.clone(), consumer, topics)
     }
 
     /// A reader that stands in no lane until it is placed there.

@@ -26,7 +26,8 @@ const HIGH: usize = 1;
 const CRITICAL: usize = 2;
 
 /// What happens to events of a topic while the mark of their class is passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Sources are refused.
     #[default]
@@ -238,9 +239,12 @@ impl Writer {
         self.index.lanes.values().any(|lane| *lane.topic == *topic && lane.next > lane.first)
     }
 
-    /// Whether a step from outside is refused.
-    pub(super) fn refuses(&self, step: &Step) -> bool {
-        step.is_intake() && step.appends.iter().any(|append| self.fate(append) == Fate::Refuse)
+    /// Why a step is refused, if it is: it is from outside and there is no room, or of a consumer that is elsewhere by now.
+    pub(super) fn refusal(&self, step: &Step) -> Option<Refusal> {
+        if step.is_intake() && step.appends.iter().any(|append| self.fate(append) == Fate::Refuse) {
+            return Some(Refusal::Full);
+        }
+        step.moves.iter().any(|m| self.sought.contains(&m.consumer)).then_some(Refusal::Moved)
     }
 
     /// Puts steps aside that wait for the offload; gives the others, and those whose wait is over.

@@ -5,6 +5,7 @@ use super::{
     ballast::{Ballast, Cause},
     begin::{self, Opened},
     eras::Eras,
+    figures::Wear,
     given::Given,
     highest::Highest,
     lane::{Index, Shared},
@@ -22,6 +23,7 @@ use super::{
 use crate::{budget::Share, clock};
 use rusqlite::Connection;
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
@@ -67,6 +69,9 @@ pub(super) struct Writer {
     pub(super) letters_dropped: bool,
     pub(super) open: Open,
     pub(super) given: Given,
+    /// Consumers whose cursors were moved, until they read from there: what they hand in till then does not count.
+    pub(super) sought: BTreeSet<u32>,
+    pub(super) wear: Wear,
     pub(super) salvage: Option<Salvage>,
     /// The database is, and no fresh one has taken its place yet; its files were moved.
     pub(super) broken: bool,
@@ -95,6 +100,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     clock::set_steady(eras.steady_at_boot());
     let shared = Arc::new(Shared::new(store, died, &options, index.clone(), &eras));
     shared.view().paused = pause::load(&db, &index)?;
+    let wear = Wear::load(&db, &shared.figures)?;
     let (send, receive) = mpsc::channel();
     let trimmer = trim::Trimmer::default();
     let space = Space::new(&options, ballast.room());
@@ -118,6 +124,8 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         letters_dropped: false,
         open: Open::default(),
         given,
+        sought: BTreeSet::new(),
+        wear,
         salvage: None,
         broken: false,
         moved: false,
@@ -155,7 +163,10 @@ impl Writer {
                 // Only an orderly end is noted; a run whose handles are merely gone has died.
                 let start = self.eras.start();
                 if !(self.options.visit && self.shared.died)
-                    && let Err(refusal) = self.alone(|writer| note_closed(&writer.db, start))
+                    && let Err(refusal) = self.alone(|writer| {
+                        writer.wear.note(&writer.db, &writer.shared.figures, true)?;
+                        note_closed(&writer.db, start)
+                    })
                 {
                     log::warn!("store: the end of this run could not be written down: {refusal}");
                 }
@@ -179,6 +190,7 @@ impl Writer {
                     self.ride_since.get_or_insert_with(Instant::now);
                     self.riding.fold(step);
                 }
+                Request::Begins(consumer) => self.begins(consumer),
                 other => rest.push(other),
             }
         }
@@ -211,7 +223,7 @@ impl Writer {
                 }
                 Request::Close(reply) => return Some(reply),
                 Request::Do(work) => work(self),
-                Request::Commit { .. } | Request::Ride(_) => {}
+                Request::Commit { .. } | Request::Ride(_) | Request::Begins(_) => {}
             }
         }
         self.look_into_gaps();
@@ -220,7 +232,7 @@ impl Writer {
     }
 
     /// One transaction for all of them: what rides comes first, since it is older.
-    fn commit(&mut self, steps: Vec<Waiting>) {
+    pub(super) fn commit(&mut self, steps: Vec<Waiting>) {
         let steps = self.hold(steps);
         if self.disk.full {
             return self.commit_apart(steps);
@@ -231,7 +243,10 @@ impl Writer {
         let result = self.transaction(|writer| {
             writer.apply(&riding)?;
             for (step, ..) in &steps {
-                answers.push(if writer.refuses(step) { Err(Refusal::Full) } else { Ok(writer.apply(step)?) });
+                answers.push(match writer.refusal(step) {
+                    Some(refusal) => Err(refusal),
+                    None => Ok(writer.apply(step)?),
+                });
             }
             Ok(())
         });
@@ -276,7 +291,7 @@ impl Writer {
         if self.stale {
             self.read_again()?;
         }
-        let now = clock::steady_ms();
+        let (now, begun) = (clock::steady_ms(), Instant::now());
         self.eras.note(&clock::stamp());
         let result = self
             .db
@@ -284,7 +299,7 @@ impl Writer {
             .and_then(|mut s| s.execute([]))
             .and_then(|_| work(self))
             .and_then(|()| self.flush(now))
-            .and_then(|()| self.db.prepare_cached("COMMIT")?.execute([]));
+            .and_then(|()| self.end(begun));
         let open = std::mem::take(&mut self.open);
         if let Err(error) = result {
             self.seen.forget();
@@ -310,6 +325,20 @@ impl Writer {
             self.publish_moved(open.spare);
         }
         self.measure(used);
+        Ok(())
+    }
+
+    /// Commits, and counts what that took: writing and flushing are most of it.
+    fn end(&self, begun: Instant) -> rusqlite::Result<()> {
+        let flushing = Instant::now();
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        if !self.open.fresh.is_empty() || !self.open.cursors.is_empty() {
+            self.shared.figures.flush.since(flushing);
+            self.shared.figures.commit.since(begun);
+        }
+        if !self.open.grown.is_empty() {
+            self.shared.figures.events.add(self.open.grown.values().map(|(_, events, _)| events).sum());
+        }
         Ok(())
     }
 

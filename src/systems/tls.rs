@@ -161,7 +161,7 @@ fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls:
 
 /// The time against which certificates are checked: rustls' own reading panics on armv7 musl after January 2038.
 #[derive(Debug)]
-struct WallClock;
+pub(super) struct WallClock;
 
 impl TimeProvider for WallClock {
     fn current_time(&self) -> Option<UnixTime> {
@@ -170,7 +170,7 @@ impl TimeProvider for WallClock {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 

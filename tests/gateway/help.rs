@@ -2,6 +2,7 @@
 
 use crate::kit::{Gateway, LONG, folder, http, port, wait_for, wait_for_port};
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
@@ -58,15 +59,16 @@ fn examples(help: &str) -> Vec<String> {
     blocks.map(|block| block.lines().map(str::trim).collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// A folder for an example, with the files that examples name, and a `tidegate` that asks the gateway of `configuration` where
-/// nothing is said.
-fn place(configuration: &Path, example: &str) -> tempfile::TempDir {
+/// A folder for the examples of a command and those below it, with the files that they name, and a `tidegate` that asks the
+/// gateway of `configuration` where nothing is said.
+fn place(configuration: &Path, command: &str) -> tempfile::TempDir {
     let dir = folder();
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     symlink(project.join("configs"), dir.path().join("configs")).unwrap();
     fs::write(dir.path().join("pipeline.json"), BINGE).unwrap();
     fs::write(dir.path().join("secret.txt"), "secret\n").unwrap();
-    if !example.contains("-o tidegate.jsonc") {
+    fs::copy(configuration, dir.path().join("new.jsonc")).unwrap();
+    if command != "init" {
         fs::copy(configuration, dir.path().join("tidegate.jsonc")).unwrap();
     }
     // A command that takes `--config` and was given none asks that gateway, not the machine's.
@@ -84,20 +86,19 @@ exec '{PROGRAM}' "$@"
     dir
 }
 
-fn run(configuration: &Path, example: &str, seconds: &str) -> Output {
-    let dir = place(configuration, example);
+fn run(dir: &Path, configuration: &Path, example: &str, seconds: &str) -> Output {
     let example = example.replace("/etc/tidegate/tidegate.jsonc", configuration.to_str().unwrap());
-    let path = format!("{}:{}", dir.path().join("bin").display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap());
     Command::new("timeout")
         .args(["-k", "10", seconds, "sh", "-c", &example])
-        .current_dir(dir.path())
+        .current_dir(dir)
         .env("PATH", path)
         .output()
         .unwrap()
 }
 
 /// What is wrong with the examples of a command.
-fn flaws(configuration: &Path, command: &str, help: &str) -> Vec<String> {
+fn flaws(dir: &Path, configuration: &Path, command: &str, help: &str) -> Vec<String> {
     let examples = examples(help);
     if examples.is_empty() {
         return vec![format!("`{command} --help` has no line `Example: …`")];
@@ -106,7 +107,7 @@ fn flaws(configuration: &Path, command: &str, help: &str) -> Vec<String> {
     for example in examples {
         let other = OTHERS.iter().find(|(words, _)| example.starts_with(words)).map(|(_, other)| *other);
         let endless = matches!(other, Some(Expect::Endless | Expect::Device));
-        let out = run(configuration, &example, if endless { "2" } else { SECONDS });
+        let out = run(dir, configuration, &example, if endless { "2" } else { SECONDS });
         let right = match (out.status.code(), other) {
             (Some(0), _) => true,
             (Some(1), Some(Expect::Device | Expect::Verdict)) => true,
@@ -121,37 +122,57 @@ fn flaws(configuration: &Path, command: &str, help: &str) -> Vec<String> {
     flaws
 }
 
-#[test]
-fn every_example_works() {
-    let (dir, listen, cloud) = (folder(), port(), port());
-    let upstream = http::Upstream::start(cloud, |_| 200);
-    let store = dir.path().join("tidegate.db");
-    let text = format!(
-        r#"{{
+/// A gateway that has something of everything: what came in and was delivered, dead letters, what a process remembers, what
+/// nobody reads any more, and events that come all the time.
+fn rig(dir: &Path, cloud: u16) -> Gateway {
+    let (listen, store) = (port(), dir.join("tidegate.db"));
+    let text = |old: &str| {
+        format!(
+            r#"{{
   "gateway": {{ "id": "barn" }}, "store": {{ "path": {store:?} }},
-  "topics": {{ "web": {{ "keep": {{ "age": "1d" }} }} }},
-  "sources": {{ "web": {{ "type": "http", "listen": "127.0.0.1:{listen}" }} }},
-  "pipelines": {{ "climate": {{ "from": ["web"], "to": ["cloud"],
-    "processes": [{{ "type": "map", "expr": "{{'celsius': event.temp + 0.5}}" }}] }} }},
-  "sinks": {{ "cloud": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/" }} }} }}"#
-    );
-    let gateway = Gateway::start(dir.path(), &text, &[]);
+  "topics": {{ "hook": {{ "keep": {{ "age": "1d" }} }}, "restored": {{}} }},
+  "sources": {{
+    "hook": {{ "type": "http", "listen": "127.0.0.1:{listen}" }},
+    "sensors": {{ "type": "generate", "rate": 20.0, "fields": {{ "temperature": {{ "const": 21.5 }} }} }} }},
+  "pipelines": {{ "climate": {{ "from": ["hook", "sensors"], "to": ["cloud"], "processes": [
+    {{ "type": "map", "expr": "{{'temperature': event.temperature + 0.5}}" }},
+    {{ "type": "aggregate", "name": "mean", "field": "temperature", "op": "avg" }} ] }} }},
+  "sinks": {{ {old}
+    "cloud": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/" }} }} }}"#
+        )
+    };
+    let old = format!(r#""old": {{ "type": "http", "from": ["hook"], "url": "http://127.0.0.1:{cloud}/old" }},"#);
+    let gateway = Gateway::start(dir, &text(&old), &[]);
     wait_for_port(listen);
     // Half of them are dead letters: a text cannot be added to.
     for n in 0..40 {
-        let temp = if n % 2 == 0 { "20.5" } else { "\"warm\"" };
-        let answer =
-            http::post(&format!("http://127.0.0.1:{listen}/v1/events/attic"), &format!("{{\"temp\": {temp}}}"));
-        assert_eq!(answer.map(|(status, _)| status), Some(202));
+        let temperature = if n % 2 == 0 { "20.5" } else { "\"warm\"" };
+        let (url, body) =
+            (format!("http://127.0.0.1:{listen}/v1/events/attic"), format!(r#"{{"temperature": {temperature}}}"#));
+        assert_eq!(http::post(&url, &body).map(|(status, _)| status), Some(202));
     }
-    wait_for("half of them upstream", LONG, || upstream.posts().iter().flat_map(http::Post::events).count() >= 20);
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start(dir, &text(""), &[]);
+    wait_for_port(listen);
+    gateway
+}
+
+#[test]
+fn every_example_works() {
+    let (dir, cloud) = (folder(), port());
+    let upstream = http::Upstream::start(cloud, |_| 200);
+    let _gateway = rig(dir.path(), cloud);
+    wait_for("events upstream", LONG, || upstream.posts().iter().flat_map(http::Post::events).count() >= 30);
     let configuration = dir.path().join("tidegate.jsonc");
-    let mut found = Vec::new();
+    let (mut found, mut places, mut told) = (Vec::new(), BTreeMap::new(), Vec::new());
     helps("tidegate", &mut found);
     assert!(found.len() > 20, "{found:?}");
-    let told: Vec<String> = found.iter().flat_map(|(command, help)| flaws(&configuration, command, help)).collect();
+    for (command, help) in &found {
+        let name = command.split(' ').nth(1).unwrap_or_default();
+        let place = places.entry(name).or_insert_with(|| place(&configuration, name));
+        told.extend(flaws(place.path(), &configuration, command, help));
+    }
     assert!(told.is_empty(), "\n{}\nwhat cannot work here stands in `OTHERS`", told.join("\n"));
-    drop(gateway);
 }
 
 #[test]
@@ -167,7 +188,7 @@ fn an_example_that_is_missing_or_wrong_is_found() {
         ("Text.\n\nExample: tidegate gpio nothing\n", true),
         ("Text.\n\nExample: tidegate kinds http\n\nExample: false\n", true),
     ] {
-        let found = flaws(&configuration, "tidegate x", help);
+        let found = flaws(place(&configuration, "x").path(), &configuration, "tidegate x", help);
         assert_eq!(!found.is_empty(), wrong, "{help}: {found:?}");
     }
 }

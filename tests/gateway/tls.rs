@@ -108,12 +108,12 @@ impl Drop for Front {
 async fn be(peer: Peer, dir: &Path, mut stream: tokio::net::TcpStream, behind: u16) -> io::Result<()> {
     match peer {
         Peer::Speaks(version) => {
-            stream.read(&mut [0; 4096]).await?;
+            stream.read_u8().await?;
             stream.write_all(&server_hello(version)).await?;
             stream.read_to_end(&mut Vec::new()).await.map(drop)
         }
         Peer::Plain => {
-            stream.read(&mut [0; 4096]).await?;
+            stream.read_u8().await?;
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
             stream.read_to_end(&mut Vec::new()).await.map(drop)
         }

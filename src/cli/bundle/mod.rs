@@ -169,7 +169,7 @@ fn cut(text: String) -> String {
     if text.len() <= LARGEST {
         return text;
     }
-    let end = text.floor_char_boundary(LARGEST);
+    let end = (0..=LARGEST).rfind(|at| text.is_char_boundary(*at)).unwrap_or(0);
     format!("{}\n… cut: it had {} bytes\n", &text[..end], text.len())
 }
 

@@ -1,7 +1,10 @@
 //! The disk of the store: what it is, what it takes and how fast; and who may read what lies there.
 
 use super::{Finding, PATIENCE, number, size, touches::Touches, within};
-use crate::{config::Settings, store::beside};
+use crate::{
+    config::{Settings, shareable},
+    store::beside,
+};
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use serde_json::Value;
 use std::{
@@ -107,7 +110,7 @@ fn rights(folder: &Path, store: &Path) -> Vec<Finding> {
 
 fn file_system(magic: u32) -> Finding {
     match SYSTEMS.iter().find(|known| known.0 == magic) {
-        Some((_, name, "", _)) => Finding::right("disk.kind", format!("{name}")),
+        Some((_, name, "", _)) => Finding::right("disk.kind", name),
         Some((_, name, why, true)) => {
             Finding::wrong("disk.kind", format!("{name}: {why}"), "put `store.path` on a disk of this machine")
         }
@@ -161,7 +164,7 @@ pub(super) async fn latency(settings: &Settings) -> (Option<Finding>, Option<Dur
     };
     let (half, most) = (took[took.len() / 2], took[took.len() - 1]);
     let ms = |span: Duration| format!("{:.2} ms", span.as_secs_f64() * 1e3);
-    let says = format!("{} syncs took {}, at most {}", took.len(), ms(half), ms(most));
+    let says = format!("half of {} syncs took {} at most, the longest {}", took.len(), ms(half), ms(most));
     let finding = if half < TOO_FAST {
         let advice = "no flash is that fast: it may lie, and lose at a power cut what it said it had; see the manual of the \
                       disk or of the virtual machine about flushes";
@@ -210,6 +213,15 @@ pub(super) fn secrets(settings: &Settings, touches: &Touches) -> Vec<Finding> {
     } else {
         found
     }
+}
+
+/// Secrets that stand in a configuration that everybody may read.
+pub(super) fn told_to_all(file: &Path, text: &str) -> Option<Finding> {
+    let open = fs::metadata(file).ok()?.mode() & 0o004 != 0;
+    let (shown, _) = shareable(file, text)?;
+    let says = format!("everybody may read `{}`, and a secret seems to stand in it", file.display());
+    let advice = "put it into a file of its own, as `${cred:NAME}` or `${file:/path}`, or chmod 640 and give it to the gateway's group";
+    (open && shown.to_string().contains("***")).then(|| Finding::doubtful("secrets", says, advice))
 }
 
 #[cfg(test)]
@@ -266,6 +278,16 @@ mod tests {
         assert_eq!(measure(dir.path()).unwrap().len(), WRITES);
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), 2, "{left:?}");
+        let file = dir.path().join("c.jsonc");
+        for (text, mode, want) in [
+            (r#"{ "password": "hunter2" }"#, 0o644, true),
+            (r#"{ "password": "hunter2" }"#, 0o640, false),
+            (r#"{ "password": "${cred:x}" }"#, 0o644, false),
+        ] {
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(told_to_all(&file, text).is_some(), want, "{text} {mode:o}");
+        }
         settings.store.path = dir.path().join("none/t.db").display().to_string();
         assert_eq!(look(&settings, None)[0].verdict, Wrong);
     }

@@ -101,6 +101,7 @@ pub(super) fn look(doctor: &Doctor) -> Vec<Finding> {
     };
     let (mut findings, plan) = configuration(doctor);
     let settings = config::settings(file, &text);
+    findings.extend(disk::told_to_all(file, &text));
     findings.push(machine::clock());
     if let (Ok(settings), Some(values)) = (settings, config::values(file, &text)) {
         let touches = touches::of(&values, &settings);

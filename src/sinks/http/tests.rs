@@ -263,17 +263,17 @@ async fn only_the_right_server_gets_the_events() {
             "host",
             false,
             json!({"ca": at("ca")}),
-            "retry: `localhost:PORT`: invalid peer certificate: certificate not valid for name",
+            "retry: `localhost:PORT`: tls: invalid peer certificate: certificate not valid for name",
         ),
         ("host", false, json!({"ca": at("ca"), "server_name": "elsewhere"}), "ok"),
         (
             "expired",
             false,
             json!({"ca": at("ca")}),
-            "retry: `localhost:PORT`: invalid peer certificate: certificate expired",
+            "retry: `localhost:PORT`: tls: invalid peer certificate: certificate expired",
         ),
-        ("good", false, json!({"ca": at("other")}), "retry: `localhost:PORT`: invalid peer certificate: "),
-        ("good", false, json!({}), "retry: `localhost:PORT`: invalid peer certificate: UnknownIssuer"),
+        ("good", false, json!({"ca": at("other")}), "retry: `localhost:PORT`: tls: invalid peer certificate: "),
+        ("good", false, json!({}), "retry: `localhost:PORT`: tls: invalid peer certificate: UnknownIssuer"),
         ("good", false, json!({"ca": at("none")}), "retry: `localhost:PORT`: "),
     ] {
         let config = tls::server_config(&ServerTls {

@@ -122,7 +122,7 @@ async fn first(
         }
         let bytes = 2 * input.capacity();
         if bytes > READ && memory.bytes() < bytes && !memory.grow(bytes) {
-            shared.hub.crowded.begins(|| format!("{}: there is no memory for a will", shared.owner()));
+            shared.hub.crowded.begins(|| format!("sources.{}: there is no memory for a will", shared.owner()));
             return None;
         }
         if stream.read_buf(input).await.ok()? == 0 {
@@ -148,10 +148,9 @@ async fn admit(shared: &Arc<Shared>, connect: &Connect<'_>, seat: &Seat) -> Resu
     let grant = match admitted {
         Ok(grant) => grant,
         Err(denied) => {
-            shared
-                .hub
-                .denied
-                .begins(|| format!("{}: client `{}` was not let in: {denied:?}", shared.owner(), shown(&client)));
+            shared.hub.denied.begins(|| {
+                format!("sources.{}: client `{}` was not let in: {denied:?}", shared.owner(), shown(&client))
+            });
             sleep(DENIED).await;
             return Err(if denied == Denied::ClientId { reason::CLIENT_ID } else { reason::BAD_PASSWORD });
         }
@@ -231,11 +230,11 @@ async fn session(
     session.ends_now = false;
     if session.lasts() {
         if !shared.hub.set_lasting(client, true) {
-            shared.hub.crowded.begins(|| format!("{}: there are too many lasting sessions", shared.owner()));
+            shared.hub.crowded.begins(|| format!("sources.{}: there are too many lasting sessions", shared.owner()));
             return Err(reason::QUOTA);
         }
         if let Err(refusal) = subscribe::note(shared, &session).await {
-            log::debug!("{}: a session was not stored: {refusal}", shared.owner());
+            log::debug!("sources.{}: a session was not stored: {refusal}", shared.owner());
             parked::discard(shared, session).await;
             return Err(reason::UNAVAILABLE);
         }
