@@ -171,13 +171,13 @@ enum Command {
     /// Example: tidegate dead ls
     #[command(subcommand)]
     Dead(operate::Dead),
+    #[command(flatten)]
+    Change(change::Change),
     /// Change the configuration of a running gateway: apply, confirm, roll back; and its versions: log, show, diff.
     ///
     /// Example: tidegate config log
     #[command(subcommand)]
     Config(config::Config),
-    #[command(flatten)]
-    Change(change::Change),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http

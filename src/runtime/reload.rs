@@ -236,7 +236,8 @@ impl<'a> Live<'a> {
         self.taken(tried, number, ordered.is_some(), (old, down, made), base).await;
         self.show(number);
         let Swapped { started, stopped, kept, .. } = swapped;
-        Ok(Ok(Changed { version: number, started, stopped, kept, restarts, warnings }))
+        let tried = self.trial.is_some();
+        Ok(Ok(Changed { version: number, started, stopped, kept, restarts, tried, warnings }))
     }
 
     /// It runs: on trial, with what comes back, what was down before and the consumers that only it has; or for good.
