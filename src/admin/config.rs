@@ -89,7 +89,7 @@ fn versions(running: &Running) -> Result<Versions, Reply> {
 
 fn done(changed: &Changed) -> Value {
     json!({ "version": changed.version, "started": changed.started, "stopped": changed.stopped, "kept": changed.kept,
-        "restarts": changed.restarts, "warnings": changed.warnings })
+        "restarts": changed.restarts, "on_trial": changed.tried, "warnings": changed.warnings })
 }
 
 fn refused(denied: Denied) -> Reply {

@@ -85,7 +85,7 @@ pub(super) fn run(what: &Config) -> anyhow::Result<()> {
             let query = confirm_within.map(|span| format!("?confirm={}", span.0.as_secs().max(1)));
             let answer = order(which, &format!("/config{}", query.unwrap_or_default()), &text)?;
             which.show(&answer, |answer| {
-                let tried = confirm_within.map_or(String::new(), |span| {
+                let tried = confirm_within.filter(|_| answer["on_trial"] == true).map_or(String::new(), |span| {
                     format!("it goes back in {span}, unless you say `tidegate config confirm`\n")
                 });
                 told(answer) + &tried

@@ -83,6 +83,8 @@ pub struct Changed {
     pub kept: usize,
     /// The whole gateway starts again, in the same process: what changed cannot be changed otherwise.
     pub restarts: bool,
+    /// It goes back by itself, unless it is confirmed or proves well.
+    pub tried: bool,
     pub warnings: Vec<String>,
 }
 

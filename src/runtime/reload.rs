@@ -237,7 +237,8 @@ impl<'a> Live<'a> {
         self.taken(tried, number, ordered.is_some(), (old, down, made), base).await;
         self.show(number);
         let Swapped { started, stopped, kept, .. } = swapped;
-        Ok(Ok(Changed { version: number, started, stopped, kept, restarts, warnings }))
+        let tried = self.trial.is_some();
+        Ok(Ok(Changed { version: number, started, stopped, kept, restarts, tried, warnings }))
     }
 
     /// It runs: on trial, with what comes back, what was down before and the consumers that only it has; or for good.
@@ -378,7 +379,11 @@ impl<'a> Live<'a> {
     }
 
     fn confirm(&mut self) -> Result<Changed, Denied> {
-        let Some(trial) = self.trial.take() else { return Err(Denied::Conflict("nothing is on trial".into())) };
+        // What runs for good already is confirmed.
+        let Some(trial) = self.trial.take() else {
+            let version = self.versions.as_ref().and_then(Versions::running).map(|version| version.number);
+            return Ok(Changed { version, ..Changed::default() });
+        };
         if let Some(versions) = &mut self.versions
             && let Err(error) = versions.end(trial.number, State::Confirmed, "", false)
         {

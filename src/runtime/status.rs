@@ -170,7 +170,8 @@ impl Running {
 
     /// How many events sources have taken in.
     pub fn taken(&self) -> u64 {
-        self.0.parts().sources.iter().map(|topic| self.0.store.taken(topic)).sum()
+        let sources = self.0.parts().sources.clone();
+        sources.iter().map(|topic| self.0.store.taken(topic)).sum()
     }
 
     /// Writes to the log what every consumer has before it, what every process did, and what is down and why.
