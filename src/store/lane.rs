@@ -216,6 +216,8 @@ pub(super) struct Shared {
     pub offload: Notify,
     /// Intake of ordinary priority meets a mark, or a full disk.
     pub full: AtomicBool,
+    /// Who reads for an operator is to end.
+    pub closing: AtomicBool,
     generation: AtomicU64,
     /// One more than that of the last database that a read found broken.
     broken: AtomicU64,
@@ -226,7 +228,8 @@ impl Shared {
         let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis_of(ttl.as_millis()))).collect();
         let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), most: options.tails, ..View::default() });
         let (generation, broken) = (AtomicU64::new(0), AtomicU64::new(0));
-        Shared { store, died, ttl, view, offload: Notify::new(), full: AtomicBool::new(false), generation, broken }
+        let (full, closing) = (AtomicBool::new(false), AtomicBool::new(false));
+        Shared { store, died, ttl, view, offload: Notify::new(), full, closing, generation, broken }
     }
 
     /// Which database it is in this run: a broken one is followed by another.

@@ -21,6 +21,9 @@ mod offload;
 mod opening;
 mod pause;
 mod quarantine;
+mod query;
+#[cfg(test)]
+mod query_tests;
 mod reader;
 mod rows;
 mod salvage;
@@ -43,6 +46,7 @@ pub use dead::{Letter, Retried, Which};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
+pub use query::{Found, LONGEST as LONGEST_QUERY, MOST_ROWS, Query};
 pub use reader::{Lag, Lot, Reader};
 pub use seen::{ID, Window};
 pub use space::Policy;
@@ -309,6 +313,10 @@ pub struct Store {
     waiting: Arc<Semaphore>,
     limit: usize,
     pools: Pools,
+    /// Of the file, if there is one.
+    path: Option<PathBuf>,
+    /// One question of an operator at a time.
+    queries: Arc<Semaphore>,
 }
 
 impl Store {
@@ -330,11 +338,12 @@ impl Store {
         }
         let pools = options.pools.clone();
         let (writer, requests) = writer::start(options)?;
-        let reads = match path {
-            Some(path) => rows::start(&path, writer.clone())?,
+        let reads = match &path {
+            Some(path) => rows::start(path, writer.clone())?,
             None => rows::through(requests.clone()),
         };
-        Ok(Store { shared: writer, requests, reads, waiting: Arc::new(Semaphore::new(limit)), limit, pools })
+        let (waiting, queries) = (Arc::new(Semaphore::new(limit)), Arc::new(Semaphore::new(1)));
+        Ok(Store { shared: writer, requests, reads, waiting, limit, pools, path, queries })
     }
 
     /// What sources draw from before they buffer what comes in.
@@ -447,6 +456,7 @@ impl Store {
 
     /// Commits what rides, checkpoints and closes the file. Later calls answer `Closed`.
     pub async fn close(&self) {
+        self.shared.closing.store(true, std::sync::atomic::Ordering::Relaxed);
         self.reads.send(rows::Read::END).ok();
         let (reply, answer) = oneshot::channel();
         if self.send(Request::Close(reply)).is_ok() {
