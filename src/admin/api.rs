@@ -1,6 +1,9 @@
 //! What is asked and answered, whoever asks: HTTP, or the command line on a store whose gateway does not run.
 
-use super::metrics;
+use super::{
+    metrics,
+    routes::{self, Answer, Route, To},
+};
 use crate::{
     clock,
     event::walk::Json,
@@ -20,9 +23,10 @@ const PROGRESS: Duration = Duration::from_secs(5);
 
 /// A request.
 pub struct Call {
-    method: String,
-    path: String,
-    query: BTreeMap<String, String>,
+    /// Or the status of a refusal.
+    route: Result<&'static Route, u16>,
+    /// What stands for the parts in braces of the route, and the parameters of the query.
+    given: BTreeMap<String, String>,
 }
 
 impl Call {
@@ -34,22 +38,27 @@ impl Call {
             let text = |part: &str| Some(decode(&part.replace('+', " "))?.into_owned());
             Some((text(name)?, text(value)?))
         });
-        Call { method: method.to_owned(), path: path.to_owned(), query: pairs.collect() }
+        let mut given: BTreeMap<_, _> = pairs.collect();
+        let route = routes::find(method, path).map(|(route, parts)| {
+            given.extend(parts.iter().filter_map(|(name, part)| Some(((*name).into(), decode(part)?.into_owned()))));
+            route
+        });
+        Call { route, given }
     }
 
     /// Whether it needs no token.
     pub fn is_open(&self) -> bool {
-        self.method == "GET" && ["/healthz", "/readyz", "/metrics"].contains(&self.path.as_str())
+        self.route.is_ok_and(|route| route.to == To::All)
     }
 
-    fn text(&self, name: &str) -> Option<String> {
-        self.query.get(name).filter(|text| !text.is_empty()).cloned()
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.given.get(name).filter(|text| !text.is_empty()).cloned()
     }
 
-    fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>, Reply> {
+    pub(super) fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>, Reply> {
         let wrong =
             |text: &String| Reply::problem(400, &format!("`{name}`: expected a number instead of `{text:.40}`"));
-        self.query.get(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
+        self.given.get(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
     }
 
     /// The dead letters it is about.
@@ -78,7 +87,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn json(value: &Value) -> Reply {
+    pub(super) fn json(value: &Value) -> Reply {
         Reply { status: 200, media: "application/json", body: format!("{value}\n").into_bytes() }
     }
 
@@ -118,50 +127,48 @@ impl Desk {
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
         let _turn = if call.is_open() { None } else { Some(self.turn.lock().await) };
-        self.result(call).await.unwrap_or_else(|refused| refused)
-    }
-
-    async fn result(&self, call: &Call) -> Result<Reply, Reply> {
-        let path = call.path.strip_prefix("/api/v1").unwrap_or(&call.path);
-        let known = match (call.method.as_str(), path) {
-            ("GET", "/healthz") => return Ok(self.health().await),
-            ("GET", "/readyz") => return Ok(self.readiness()),
-            ("GET", "/metrics") => {
-                let body = metrics::text(&self.store, self.running.as_ref()).await.into_bytes();
-                return Ok(Reply { status: 200, media: "text/plain; version=0.0.4", body });
-            }
-            ("GET", "/status") => self.status().await?,
-            ("GET", "/ledger") => json!({ "ledger": self.store.ledger() }),
-            ("GET", "/dead") => {
-                let limit = call.number("limit")?.unwrap_or(LETTERS).min(MOST_LETTERS);
-                let letters = self.store.letters(&call.which()?, limit).await?;
-                json!({ "letters": letters.iter().map(shown).collect::<Vec<_>>(),
-                    "count": self.store.count_letters(&call.which()?).await? })
-            }
-            ("POST", "/dead/retry") => {
-                let done = self.store.retry(&call.chosen()?).await?;
-                json!({ "retried": done.retried, "left": done.left })
-            }
-            ("POST", "/dead/purge") => json!({ "purged": self.store.purge(&call.chosen()?).await? }),
-            ("POST", path) if pause_of(path).is_some() => {
-                let (name, paused) = pause_of(path).unwrap_or_default();
-                if !self.store.pause(name, paused).await? {
-                    return Err(Reply::problem(404, &format!("there is no consumer `{name:.80}`")));
-                }
-                json!({ "consumer": name, "paused": paused })
-            }
-            (
-                _,
-                "/healthz" | "/readyz" | "/metrics" | "/status" | "/ledger" | "/dead" | "/dead/retry" | "/dead/purge",
-            ) => {
-                return Err(Reply::problem(405, "this method does nothing here"));
-            }
-            _ => return Err(Reply::problem(404, "there is nothing here")),
+        let route = match call.route {
+            Ok(route) => route,
+            Err(405) => return Reply::problem(405, "this method does nothing here"),
+            Err(status) => return Reply::problem(status, "there is nothing here"),
         };
-        Ok(Reply::json(&known))
+        (route.work)(self, call).await.unwrap_or_else(|refused| refused)
     }
 
-    async fn status(&self) -> Result<Value, Reply> {
+    pub(super) async fn metrics(&self) -> Answer {
+        let body = metrics::text(&self.store, self.running.as_ref()).await.into_bytes();
+        Ok(Reply { status: 200, media: "text/plain; version=0.0.4", body })
+    }
+
+    pub(super) fn ledger(&self) -> Answer {
+        Ok(Reply::json(&json!({ "ledger": self.store.ledger() })))
+    }
+
+    pub(super) async fn letters(&self, call: &Call) -> Answer {
+        let limit = call.number("limit")?.unwrap_or(LETTERS).min(MOST_LETTERS);
+        let letters = self.store.letters(&call.which()?, limit).await?;
+        Ok(Reply::json(&json!({ "letters": letters.iter().map(shown).collect::<Vec<_>>(),
+            "count": self.store.count_letters(&call.which()?).await? })))
+    }
+
+    pub(super) async fn retry(&self, call: &Call) -> Answer {
+        let done = self.store.retry(&call.chosen()?).await?;
+        Ok(Reply::json(&json!({ "retried": done.retried, "left": done.left })))
+    }
+
+    pub(super) async fn purge(&self, call: &Call) -> Answer {
+        Ok(Reply::json(&json!({ "purged": self.store.purge(&call.chosen()?).await? })))
+    }
+
+    pub(super) async fn pause(&self, call: &Call, paused: bool) -> Answer {
+        let name = call.text("name").unwrap_or_default();
+        if !self.store.pause(&name, paused).await? {
+            return Err(Reply::problem(404, &format!("there is no consumer `{name:.80}`")));
+        }
+        Ok(Reply::json(&json!({ "consumer": name, "paused": paused })))
+    }
+
+    pub(super) async fn status(&self) -> Answer {
         let (commits, bytes) = self.store.progress();
         let now = clock::stamp();
         let mut all = json!({
@@ -183,28 +190,22 @@ impl Desk {
                 .collect();
             all["held"] = held.collect();
         }
-        Ok(all)
+        Ok(Reply::json(&all))
     }
 
     /// Progress, not existence: the store's writer answers, and no pipeline is stuck. An upstream that is down is no reason
     /// to be restarted.
-    async fn health(&self) -> Reply {
+    pub(super) async fn health(&self) -> Answer {
         let mut wrong: Vec<String> = self.store.answers(PROGRESS).await.err().into_iter().collect();
         wrong.extend(self.running.iter().flat_map(Running::stuck).map(|name| format!("{name} makes no progress")));
-        verdict("healthy", &wrong)
+        Ok(verdict("healthy", &wrong))
     }
 
     /// Whether events are taken in.
-    fn readiness(&self) -> Reply {
+    pub(super) fn readiness(&self) -> Answer {
         let full = self.store.is_full().then(|| "the store is full".to_owned());
-        verdict("ready", &full.into_iter().collect::<Vec<_>>())
+        Ok(verdict("ready", &full.into_iter().collect::<Vec<_>>()))
     }
-}
-
-/// `/consumers/NAME/pause` and `resume`.
-fn pause_of(path: &str) -> Option<(&str, bool)> {
-    let (name, what) = path.strip_prefix("/consumers/")?.rsplit_once('/')?;
-    matches!(what, "pause" | "resume").then_some((name, what == "pause"))
 }
 
 fn verdict(name: &str, wrong: &[String]) -> Reply {

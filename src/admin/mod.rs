@@ -7,6 +7,8 @@
 mod api;
 pub mod client;
 mod metrics;
+mod openapi;
+mod routes;
 mod token;
 
 pub use api::{Call, Desk, Reply};

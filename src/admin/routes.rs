@@ -1,0 +1,207 @@
+//! What can be asked: one row for each question. From it requests are answered, and the OpenAPI document is written.
+
+use super::{Call, Desk, Reply, openapi};
+use std::{future::ready, pin::Pin};
+
+/// An answer, or a refusal.
+pub(super) type Answer = Result<Reply, Reply>;
+type Work<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+/// A question.
+pub(super) struct Route {
+    pub method: &'static str,
+    /// A part in braces stands for any text, which [`Call::text`] knows by that name.
+    pub path: &'static str,
+    /// What the answer is, or what is done.
+    pub about: &'static str,
+    /// Parameters of the query: name and meaning.
+    pub query: &'static [(&'static str, &'static str)],
+    /// Who may ask.
+    pub to: To,
+    /// What answers.
+    pub work: for<'a> fn(&'a Desk, &'a Call) -> Work<'a>,
+}
+
+/// Who may ask something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// Everybody who reaches the listener.
+    All,
+    /// Who has the token.
+    Operator,
+}
+
+type Query = &'static [(&'static str, &'static str)];
+const WHICH: Query = &[
+    ("id", "one dead letter, by its number"),
+    ("consumer", "only what failed at this consumer"),
+    ("topic", "only events of this topic"),
+    ("before", "only letters with a smaller number"),
+    ("limit", "at most so many; 100 without it, 1000 at most"),
+];
+const CHOSEN: Query = &[
+    ("id", "one dead letter, by its number"),
+    ("consumer", "only what failed at this consumer"),
+    ("topic", "only events of this topic"),
+    ("before", "only letters with a smaller number"),
+    ("all", "`true`: all of them"),
+];
+
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/healthz",
+        about: "200 while the store and the pipelines make progress, else 503 and why",
+        query: &[],
+        to: To::All,
+        work: |desk, _| Box::pin(desk.health()),
+    },
+    Route {
+        method: "GET",
+        path: "/readyz",
+        about: "200 while events are taken in, else 503 and why",
+        query: &[],
+        to: To::All,
+        work: |desk, _| Box::pin(ready(desk.readiness())),
+    },
+    Route {
+        method: "GET",
+        path: "/metrics",
+        about: "metrics, as Prometheus reads them",
+        query: &[],
+        to: To::All,
+        work: |desk, _| Box::pin(desk.metrics()),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/openapi.json",
+        about: "this document",
+        query: &[],
+        to: To::All,
+        work: |_, _| Box::pin(ready(Ok(Reply::json(&openapi::document())))),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/status",
+        about: "how the gateway is, and what waits where",
+        query: &[],
+        to: To::Operator,
+        work: |desk, _| Box::pin(desk.status()),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/ledger",
+        about: "what became of every event, by topic and consumer",
+        query: &[],
+        to: To::Operator,
+        work: |desk, _| Box::pin(ready(desk.ledger())),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/dead",
+        about: "dead letters, the newest first",
+        query: WHICH,
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.letters(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/dead/retry",
+        about: "gives dead letters back to the consumers that they failed at",
+        query: CHOSEN,
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.retry(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/dead/purge",
+        about: "drops dead letters for ever",
+        query: CHOSEN,
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.purge(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/consumers/{name}/pause",
+        about: "holds a consumer back, also over restarts",
+        query: &[],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.pause(call, true)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/consumers/{name}/resume",
+        about: "lets a consumer go on",
+        query: &[],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.pause(call, false)),
+    },
+];
+
+/// The route of a request, and what stood for the parts in braces; or the status of a refusal.
+pub(super) fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, Vec<(&'static str, &'a str)>), u16> {
+    let mut status = 404;
+    for route in ROUTES {
+        match fits(route.path, path) {
+            Some(parts) if route.method == method => return Ok((route, parts)),
+            Some(_) => status = 405,
+            None => {}
+        }
+    }
+    Err(status)
+}
+
+/// The name in braces.
+pub(super) fn braced(part: &str) -> Option<&str> {
+    part.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn fits<'a>(pattern: &'static str, path: &'a str) -> Option<Vec<(&'static str, &'a str)>> {
+    let mut parts = Vec::new();
+    let (mut path, mut pattern) = (path.split('/'), pattern.split('/'));
+    loop {
+        match (pattern.next(), path.next()) {
+            (None, None) => return Some(parts),
+            (Some(want), Some(got)) => match braced(want) {
+                Some(name) if !got.is_empty() => parts.push((name, got)),
+                _ if want == got => {}
+                _ => return None,
+            },
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_finds_its_row_or_a_refusal() {
+        for (method, path, want) in [
+            ("GET", "/healthz", Ok(("/healthz", vec![]))),
+            ("POST", "/healthz", Err(405)),
+            ("GET", "/healthz/", Err(404)),
+            ("GET", "/", Err(404)),
+            ("GET", "", Err(404)),
+            (
+                "POST",
+                "/api/v1/consumers/sinks.a/pause",
+                Ok(("/api/v1/consumers/{name}/pause", vec![("name", "sinks.a")])),
+            ),
+            ("GET", "/api/v1/consumers/sinks.a/pause", Err(405)),
+            ("POST", "/api/v1/consumers//pause", Err(404)),
+            ("POST", "/api/v1/consumers/a/b/pause", Err(404)),
+        ] {
+            assert_eq!(find(method, path).map(|(route, parts)| (route.path, parts)), want, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn no_two_rows_are_the_same_question() {
+        for (at, route) in ROUTES.iter().enumerate() {
+            let again = ROUTES[..at].iter().find(|r| r.method == route.method && fits(r.path, route.path).is_some());
+            assert!(again.is_none(), "{} {}", route.method, route.path);
+        }
+    }
+}
