@@ -18,6 +18,8 @@ use tokio::sync::Mutex;
 /// Dead letters in one answer, if it does not say otherwise, and at most.
 const LETTERS: usize = 100;
 const MOST_LETTERS: usize = 1000;
+/// They take their own turns, since they take long.
+const APART: [&str; 2] = ["/api/v1/query", "/api/v1/queue"];
 /// The writer of a store that works answers sooner.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -27,6 +29,7 @@ pub struct Call {
     route: Result<&'static Route, u16>,
     /// What stands for the parts in braces of the route, and the parameters of the query.
     given: BTreeMap<String, String>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Call {
@@ -43,7 +46,12 @@ impl Call {
             given.extend(parts.iter().filter_map(|(name, part)| Some(((*name).into(), decode(part)?.into_owned()))));
             route
         });
-        Call { route, given }
+        Call { route, given, body: Vec::new() }
+    }
+
+    /// With what came after the head.
+    pub fn with(self, body: Vec<u8>) -> Call {
+        Call { body, ..self }
     }
 
     /// Whether it needs no token.
@@ -106,7 +114,7 @@ impl From<Refusal> for Reply {
 
 /// Where calls are answered.
 pub struct Desk {
-    store: Store,
+    pub(super) store: Store,
     /// `None` where no gateway runs.
     running: Option<Running>,
     /// One answer is made at a time: it may take some memory.
@@ -126,7 +134,8 @@ impl Desk {
 
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
-        let _turn = if call.is_open() { None } else { Some(self.turn.lock().await) };
+        let apart = call.route.is_ok_and(|route| APART.contains(&route.path));
+        let _turn = if call.is_open() || apart { None } else { Some(self.turn.lock().await) };
         let route = match call.route {
             Ok(route) => route,
             Err(405) => return Reply::problem(405, "this method does nothing here"),

@@ -14,29 +14,82 @@ use std::{
     time::Duration,
 };
 
-/// Retrying ten thousand dead letters on a slow card takes seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A question in SQL may take a minute, and wait for another.
+const PATIENCE: Duration = Duration::from_secs(125);
 /// Bytes of an answer.
 const LARGEST: u64 = 64 << 20;
 
-/// Asks the gateway of a configuration and gives its answer as JSON. An answer that is no success is an error that says why.
-pub fn ask(settings: &Settings, method: &str, target: &str) -> anyhow::Result<serde_json::Value> {
-    let reply = match running(settings, method, target)? {
-        Some(reply) => reply,
-        None => stored(settings, method, target)?,
-    };
-    let value: serde_json::Value = serde_json::from_slice(&reply.body).context("the answer is not JSON")?;
-    if reply.status >= 300 {
-        bail!("{}", value["detail"].as_str().unwrap_or("the gateway refused"));
+/// Who is asked: the gateway of a configuration or, if that does not run, its store.
+pub struct Client {
+    settings: Settings,
+    stored: Option<Stored>,
+}
+
+/// A store whose gateway does not run.
+struct Stored {
+    store: Store,
+    desk: Desk,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    pub fn of(settings: Settings) -> Client {
+        Client { settings, stored: None }
     }
-    Ok(value)
+
+    /// Asks, and gives the answer as JSON; one that is no success is an error that says why. `path` is that under `/api/v1`.
+    pub fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        query: &[(&str, String)],
+        body: &[u8],
+    ) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_slice(&self.fetch(method, path, query, body)?).context("the answer is not JSON")
+    }
+
+    /// As `ask`, and gives the answer as it is.
+    pub fn fetch(
+        &mut self,
+        method: &str,
+        path: &str,
+        query: &[(&str, String)],
+        body: &[u8],
+    ) -> anyhow::Result<Vec<u8>> {
+        let target = target(path, query);
+        let reply = match &self.stored {
+            Some(stored) => stored.answer(method, &target, body),
+            None => match running(&self.settings, method, &target, body)? {
+                Some(reply) => reply,
+                None => self.stored.insert(Stored::open(&self.settings)?).answer(method, &target, body),
+            },
+        };
+        if reply.status >= 300 {
+            let problem: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+            bail!("{}", problem["detail"].as_str().unwrap_or("the gateway refused"));
+        }
+        Ok(reply.body)
+    }
+}
+
+/// A path of the API, and a query.
+fn target(path: &str, query: &[(&str, String)]) -> String {
+    let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    let mark = if pairs.is_empty() { "" } else { "?" };
+    format!("/api/v1{path}{mark}{}", pairs.join("&"))
+}
+
+/// For the query of a URL.
+fn encode(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
 /// The answer of a gateway that runs; nothing if none does.
-fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
+fn running(settings: &Settings, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Option<Reply>> {
     let connected = match &settings.admin.listen {
         Listen::Off => return Ok(None),
         Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {
@@ -55,9 +108,10 @@ fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Op
     };
     let token = token(settings)?;
     let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
     );
-    stream.write_all(head.as_bytes())?;
+    stream.write_all(&[head.as_bytes(), body].concat())?;
     let mut answer = Vec::new();
     stream.take(LARGEST).read_to_end(&mut answer).context("the gateway's admin listener")?;
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no answer of the gateway")?;
@@ -66,8 +120,27 @@ fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Op
     Ok(Some(Reply { status, media: "application/json", body: answer.split_off(end + 4) }))
 }
 
-/// The answer of a store whose gateway does not run.
-fn stored(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Reply> {
+impl Stored {
+    fn open(settings: &Settings) -> anyhow::Result<Stored> {
+        let store = open(settings)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Stored { desk: Desk::of_store(store.clone()), store, runtime })
+    }
+
+    fn answer(&self, method: &str, target: &str, body: &[u8]) -> Reply {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let call = Call::new(method, path, query).with(body.to_vec());
+        self.runtime.block_on(self.desk.answer(&call))
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.store.close());
+    }
+}
+
+fn open(settings: &Settings) -> anyhow::Result<Store> {
     let path = &settings.store.path;
     let Ok(is) = std::fs::metadata(path) else {
         bail!(
@@ -83,15 +156,8 @@ fn stored(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Rep
         is.uid()
     );
     let store = Store::open(crate::store::Options { visit: true, ..runtime::options(settings, false) });
-    let store = store.map_err(|error| match error {
+    store.map_err(|error| match error {
         OpenError::Locked => anyhow::anyhow!("the gateway runs, but does not listen for operators (`admin.listen`)"),
         error => anyhow::anyhow!("store `{path}`: {error}"),
-    })?;
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(async {
-        let reply = Desk::of_store(store.clone()).answer(&Call::new(method, path, query)).await;
-        store.close().await;
-        reply
-    }))
+    })
 }

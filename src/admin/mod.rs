@@ -5,6 +5,7 @@
 //! that lies beside the store, in `STORE-token`.
 
 mod api;
+mod ask;
 pub mod client;
 mod metrics;
 mod openapi;
@@ -20,7 +21,7 @@ use crate::{
     store::beside,
 };
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
@@ -54,6 +55,8 @@ const HEAD: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(120);
 /// Bytes of a request's line and headers.
 const MAX_HEAD: usize = 16 << 10;
+/// Bytes of a request's body: a piece of what is imported.
+const MAX_BODY: usize = 1 << 20;
 /// Wait after a failed accept, or before the listener is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -145,18 +148,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 async fn converse(stream: TokioIo<Box<dyn Stream>>, desk: Arc<(Desk, Option<String>)>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let desk = desk.clone();
-        async move { Ok::<_, Infallible>(respond(&request, &desk.0, desk.1.as_deref()).await) }
+        async move { Ok::<_, Infallible>(respond(request, &desk.0, desk.1.as_deref()).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_header_size(MAX_HEAD);
     http.serve_connection(stream, service).await.ok();
 }
 
-async fn respond(request: &Request<Incoming>, desk: &Desk, token: Option<&str>) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, desk: &Desk, token: Option<&str>) -> Response<Full<Bytes>> {
     let call = Call::new(request.method().as_str(), request.uri().path(), request.uri().query().unwrap_or_default());
     let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let reply = match call.is_open() || token::fits(token, brought) {
-        true => desk.answer(&call).await,
+        true => match Limited::new(request.into_body(), MAX_BODY).collect().await {
+            Ok(body) => desk.answer(&call.with(body.to_bytes().to_vec())).await,
+            Err(_) => Reply::problem(413, &format!("a body has {} KiB at most", MAX_BODY >> 10)),
+        },
         false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
     };
     let mut response = Response::new(Full::new(reply.body.into()));

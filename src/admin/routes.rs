@@ -136,6 +136,14 @@ pub(super) const ROUTES: &[Route] = &[
         to: To::Operator,
         work: |desk, call| Box::pin(desk.pause(call, false)),
     },
+    Route {
+        method: "POST",
+        path: "/api/v1/query",
+        about: "answers a SELECT, which is the body, over stored events and states",
+        query: &[("rows", "at most so many; 1000 without it"), ("ms", "milliseconds it may take; 5000 without it, 60000 at most")],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.query(call)),
+    },
 ];
 
 /// The route of a request, and what stood for the parts in braces; or the status of a refusal.

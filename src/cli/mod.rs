@@ -7,6 +7,7 @@ pub mod kinds;
 mod modbus;
 mod operate;
 mod process;
+mod query;
 mod serial;
 mod stderr;
 mod test;
@@ -134,6 +135,16 @@ enum Command {
     /// Example: tidegate dead ls
     #[command(subcommand)]
     Dead(operate::Dead),
+    /// Ask in SQL what is stored; nothing is changed, and it ends in time.
+    ///
+    /// `events` has the columns topic, priority, seq, id, key, time (when it happened), taken (when it was taken in), stored
+    /// (when it was written here), quality (of its time), time_ms, meta and body; `body ->> 'a'` is a field of the body. What
+    /// topic, priority, seq and stored rule out is not even read. `state` has owner, key, value; `timers` owner, key, due;
+    /// `dead` id, at, consumer, topic, seq, event, reason, body; `consumers` consumer, topic, priority, seq, next; `ledger`
+    /// what `tidegate ledger` says. Times are UTC, and compare with those of `datetime` and `date`.
+    ///
+    /// Example: tidegate query "SELECT topic, count(*), avg(body ->> 'temperature') FROM events GROUP BY topic"
+    Query(query::Query),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -266,6 +277,7 @@ pub fn main() -> ExitCode {
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
+        Command::Query(query) => finish(query::run(&query)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))
                 .map_err(anyhow::Error::msg)

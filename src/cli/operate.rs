@@ -1,18 +1,25 @@
 //! `tidegate status`, `ledger` and `dead`: what an operator sees and does.
 
 use super::{Format, columns, print};
-use crate::{admin::client, config};
+use crate::{admin::client::Client, config};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
+/// Which gateway.
+#[derive(Args)]
+pub(super) struct Gateway {
+    /// The configuration of the gateway. If that does not run, its store is asked.
+    #[arg(short, long, default_value = "/etc/tidegate/tidegate.jsonc")]
+    pub config: PathBuf,
+}
+
 /// Which gateway, and how it is printed.
 #[derive(Args)]
 pub(super) struct Which {
-    /// The configuration of the gateway. If that does not run, its store is asked.
-    #[arg(short, long, default_value = "/etc/tidegate/tidegate.jsonc")]
-    config: PathBuf,
+    #[command(flatten)]
+    gateway: Gateway,
     /// Output: `text` for people, `json` for programs.
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     format: String,
@@ -107,15 +114,19 @@ impl Chosen {
     }
 }
 
-impl Which {
-    fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+impl Gateway {
+    pub fn client(&self) -> anyhow::Result<Client> {
         let problem = |problem: config::Problem| anyhow::anyhow!("{problem}");
         let text =
             config::read(&self.config).map_err(problem).context("say which configuration with `--config FILE`")?;
         let settings = config::settings(&self.config, &text).map_err(|mut problems| problem(problems.remove(0)))?;
-        let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
-        let mark = if pairs.is_empty() { "" } else { "?" };
-        client::ask(&settings, method, &format!("/api/v1{path}{mark}{}", pairs.join("&")))
+        Ok(Client::of(settings))
+    }
+}
+
+impl Which {
+    fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+        self.gateway.client()?.ask(method, path, query, &[])
     }
 
     /// Prints the answer, for people as `text` makes it.
@@ -125,12 +136,6 @@ impl Which {
             Format::Text => print(&text(answer)),
         }
     }
-}
-
-/// For the query of a URL.
-fn encode(text: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 pub(super) fn dead(what: &Dead) -> anyhow::Result<()> {
@@ -174,7 +179,7 @@ fn letters(answer: &Value) -> String {
 }
 
 /// A value in a line of a table: short, and without anything that a terminal would obey.
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect()
 }

@@ -46,7 +46,7 @@ pub use dead::{Letter, Retried, Which};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
-pub use query::{Found, LONGEST as LONGEST_QUERY, MOST_ROWS, Query};
+pub use query::{LONGEST as LONGEST_QUERY, MOST_ROWS, Query, Selected};
 pub use reader::{Lag, Lot, Reader};
 pub use seen::{ID, Window};
 pub use space::Policy;

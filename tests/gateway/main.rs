@@ -12,6 +12,7 @@ mod hostile;
 mod in_process;
 mod kill;
 mod kit;
+mod look;
 mod memory;
 mod metered;
 mod offload;
