@@ -25,9 +25,9 @@ fn operation(route: &Route) -> Value {
     let text = json!({ "type": "string" });
     let parts = route.path.split('/').filter_map(braced);
     let parts = parts.map(|name| json!({ "name": name, "in": "path", "required": true, "schema": text }));
-    let query = route.query.iter().map(|(name, about)| {
-        json!({ "name": name, "in": "query", "required": false, "description": about, "schema": text })
-    });
+    let query = route.query.iter().map(
+        |(name, about)| json!({ "name": name, "in": "query", "required": false, "description": about, "schema": text }),
+    );
     let media = if route.path == "/metrics" { "text/plain" } else { "application/json" };
     let problem = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
     let mut operation = json!({

@@ -344,8 +344,10 @@ impl Pipeline {
 
     /// Waits before the store is asked again; gives whether to go on.
     pub async fn refused(&self, refusal: &Refusal, stop: &mut watch::Receiver<bool>) -> bool {
-        if matches!(refusal, Refusal::Closed) {
-            return false;
+        match refusal {
+            Refusal::Closed => return false,
+            Refusal::Moved => return true,
+            _ => {}
         }
         self.chain.around.links.down(&self.chain.name, &refusal.to_string());
         timeout(REFUSED, stop.wait_for(|stop| *stop)).await.is_err()

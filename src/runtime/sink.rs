@@ -145,6 +145,7 @@ impl Outlet {
         let gathered = match gathered {
             Ok(Ok(gathered)) => gathered,
             Ok(Err(Refusal::Closed)) => return ControlFlow::Break(()),
+            Ok(Err(Refusal::Moved)) => return ControlFlow::Continue(()),
             Ok(Err(refusal)) => {
                 self.links.down(&self.name, &refusal.to_string());
                 time::sleep(REFUSED).await;

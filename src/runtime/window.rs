@@ -9,7 +9,12 @@ use super::{
     pipeline::{Pipeline, due, stopped},
     step::Made,
 };
-use crate::{config::OnFail, event::Event, kind::Memory, store::Lot};
+use crate::{
+    config::OnFail,
+    event::Event,
+    kind::Memory,
+    store::{Lot, Refusal},
+};
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
@@ -76,6 +81,9 @@ impl Window {
         let workers = self.pipeline.chain.settings.workers as usize;
         loop {
             let stopping = *stop.borrow();
+            if self.pipeline.reader.is_moved() {
+                self.drop_all();
+            }
             if !stopping {
                 self.start(workers);
             }
@@ -109,6 +117,10 @@ impl Window {
                         self.take(lot);
                         true
                     }
+                    Err(Refusal::Moved) => {
+                        self.drop_all();
+                        true
+                    }
                     Err(refusal) => pipeline.refused(&refusal, &mut stop).await,
                 },
             };
@@ -116,6 +128,12 @@ impl Window {
                 return;
             }
         }
+    }
+
+    /// What is in the window does not count any more. What is outside comes back to no slot.
+    fn drop_all(&mut self) {
+        self.first += self.slots.len() as u64;
+        self.slots.clear();
     }
 
     fn take(&mut self, lot: Lot) {
@@ -167,7 +185,7 @@ impl Window {
             // A process panicked: a defect, and the gateway ends as it would without workers.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let Some(slot) = self.slots.get_mut((number - self.first) as usize) else { return };
+        let Some(slot) = self.slots.get_mut(number.wrapping_sub(self.first) as usize) else { return };
         if let Work::Outside(event) = &slot.work {
             slot.work = Work::Done(event.clone(), front);
         }

@@ -46,7 +46,7 @@ const CLEAN: &str = "
         OR start < 0 OR first < start OR next < first OR next >= 1 << 48;
     DELETE FROM consumer WHERE id NOT BETWEEN 1 AND 4294967294;
     DELETE FROM cursor WHERE id >> 16 NOT IN (SELECT id FROM consumer) OR id & 65535 NOT IN (SELECT id FROM lane)
-        OR min(start, seq, delivered, stopped, dead, expired, evicted, dropped) < 0 OR seq >= 1 << 48;
+        OR min(seq, delivered, stopped, dead, expired, evicted, dropped) < 0 OR seq >= 1 << 48;
     DELETE FROM boot WHERE n NOT BETWEEN 1 AND 4294967294 OR last < 0;
     DELETE FROM offloaded WHERE id >> 48 NOT IN (SELECT id FROM lane) OR next <= id & 0xffffffffffff OR bytes < 0
         OR length(sha256) <> 32;
@@ -244,7 +244,7 @@ fn add_up(db: &Connection) -> rusqlite::Result<bool> {
     let mut rows = query.query([])?;
     while let Some(r) = rows.next()? {
         let n = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
-        let (start, seq, delivered, dead, expired) = (n(0)?, n(1)?, n(2)?, n(3)?, n(4)?);
+        let (start, seq, delivered, dead, expired) = (r.get(0)?, n(1)?, n(2)?, n(3)?, n(4)?);
         let (evicted, dropped) = (n(5)?, n(6)?);
         if !(Cursor { start, seq, delivered, dead, expired, evicted, dropped, stopped: 0 }).adds_up() {
             return Ok(false);

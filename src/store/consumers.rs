@@ -26,7 +26,7 @@ impl Writer {
         self.index.lanes.insert(id, lane);
         let readers = self.index.consumers.iter().filter(|(_, c)| c.topics.contains(topic));
         for consumer in readers.map(|(consumer, _)| *consumer) {
-            self.index.cursors.insert((consumer, id), Cursor { start: base, seq: base, ..Cursor::default() });
+            self.index.cursors.insert((consumer, id), Cursor { start: base as i64, seq: base, ..Cursor::default() });
             self.open.cursors.insert((consumer, id));
         }
         self.open.lanes.insert(id);
@@ -49,7 +49,7 @@ impl Writer {
             self.index.cursors.entry((id, *lane)).or_insert_with(|| {
                 self.open.cursors.insert((id, *lane));
                 let seq = if start == Start::Oldest { l.first } else { l.next };
-                Cursor { start: seq, seq, ..Cursor::default() }
+                Cursor { start: seq as i64, seq, ..Cursor::default() }
             });
         }
         let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id).copied().collect();

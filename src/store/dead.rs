@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 64 << 20;
 const AT_ONCE: usize = 256;
 const BYTES_AT_ONCE: usize = 256 << 10;
 /// Between a consumer and a topic: no name has it.
-const RETRIED: char = '!';
+pub(super) const RETRIED: char = '!';
 
 /// A dead letter as it is kept.
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ impl Writer {
             let at = self.index.lanes.get(&lane).map_or(0, |l| l.next);
             self.index.cursors.entry((consumer_id, lane)).or_insert_with(|| {
                 self.open.cursors.insert((consumer_id, lane));
-                Cursor { start: at, seq: at, ..Cursor::default() }
+                Cursor { start: at as i64, seq: at, ..Cursor::default() }
             });
             let mut batch = Batch::default();
             batch.push_event(&event);

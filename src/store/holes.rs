@@ -170,7 +170,7 @@ impl Writer {
             if let Some(cursor) = self.index.cursors.get_mut(&at).filter(|_| land > seq) {
                 cursor.seq = land;
                 cursor.evicted += lost;
-                cursor.start += skipped;
+                cursor.start += skipped as i64;
                 self.open.cursors.insert(at);
                 self.open.lanes.insert(at.1);
             }

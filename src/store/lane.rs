@@ -51,7 +51,8 @@ pub(super) fn name_of(topic: &str, priority: u8) -> u64 {
 /// How far a consumer is in a lane, and what became of what it passed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cursor {
-    pub start: u64,
+    /// The number of the first that it was to see, less as many as it was to see again: may be below 0.
+    pub start: i64,
     pub seq: u64,
     pub delivered: u64,
     pub stopped: u64,
@@ -100,7 +101,7 @@ impl Cursor {
         )?
         .execute(params![
             (i64::from(consumer) << 16) | i64::from(lane),
-            self.start as i64,
+            self.start,
             self.seq as i64,
             self.delivered as i64,
             self.stopped as i64,
@@ -114,9 +115,10 @@ impl Cursor {
 
     /// Whether its counters fit each other, as they always do.
     pub fn adds_up(&self) -> bool {
-        let passed = self.seq.checked_sub(self.start).and_then(|passed| passed.checked_add(self.dropped));
+        let passed =
+            (self.seq as i64).checked_sub(self.start).and_then(|passed| passed.checked_add_unsigned(self.dropped));
         let ends = [self.delivered, self.dead, self.expired, self.evicted];
-        passed.is_some() && passed == ends.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n))
+        passed.is_some() && passed == ends.iter().try_fold(0_i64, |sum, n| sum.checked_add_unsigned(*n))
     }
 }
 
@@ -202,6 +204,8 @@ pub(super) struct View {
     pub wanted: BTreeSet<(u16, u64)>,
     /// Consumers that are held back.
     pub paused: BTreeSet<u32>,
+    /// How often the cursors of a consumer were moved by an operator.
+    pub sought: BTreeMap<u32, u64>,
 }
 
 /// What is committed, for everybody.
@@ -296,7 +300,8 @@ impl Shared {
                 let offloaded = view.index.away(*id, cursor.seq);
                 let (_, skipped) = view.index.gone(*id, cursor.seq, lane.next);
                 row.offloaded += offloaded;
-                row.accepted += (lane.next + cursor.dropped).saturating_sub(cursor.start + skipped);
+                let accepted = (lane.next + cursor.dropped) as i64 - cursor.start - skipped as i64;
+                row.accepted += u64::try_from(accepted).unwrap_or(0);
                 row.delivered += cursor.delivered;
                 row.stopped += cursor.stopped;
                 row.queued += lane.next.saturating_sub(cursor.seq + skipped + offloaded);

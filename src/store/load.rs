@@ -82,7 +82,7 @@ pub(super) fn load(db: &Connection, options: &Options) -> Result<(Index, Seen), 
         let id: i64 = r.get(0)?;
         let n = |at| r.get::<_, i64>(at).map(i64::unsigned_abs);
         let cursor = Cursor {
-            start: n(1)?,
+            start: r.get(1)?,
             seq: n(2)?,
             delivered: n(3)?,
             stopped: n(4)?,

@@ -20,6 +20,7 @@ mod load;
 mod offload;
 mod opening;
 mod pause;
+mod peek;
 mod quarantine;
 mod query;
 #[cfg(test)]
@@ -30,6 +31,9 @@ mod salvage;
 #[cfg(test)]
 mod salvage_tests;
 mod schema;
+mod seek;
+#[cfg(test)]
+mod seek_tests;
 mod seen;
 mod space;
 #[cfg(test)]
@@ -47,7 +51,9 @@ pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
 pub use query::{LONGEST as LONGEST_QUERY, MOST_ROWS, Query, Selected};
+pub use peek::{Backlog, Found, Stock};
 pub use reader::{Lag, Lot, Reader};
+pub use seek::{At, Sought};
 pub use seen::{ID, Window};
 pub use space::Policy;
 
@@ -149,6 +155,9 @@ pub enum Refusal {
     /// The disk failed; whether the step is on it is unknown, but nobody was told that it is.
     #[error("the disk failed: {0}")]
     Failed(String),
+    /// An operator moved the cursors of the consumer: what it has in hand does not count.
+    #[error("the consumer's place was changed")]
+    Moved,
     /// The gateway is stopping.
     #[error("the store is closed")]
     Closed,
@@ -299,6 +308,8 @@ enum Request {
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     Read(rows::Read),
+    /// A consumer reads from its cursors: no step of before comes any more.
+    Begins(u32),
     /// Work on what is offloaded, and on dead letters.
     Do(Box<dyn FnOnce(&mut writer::Writer) + Send>),
     Close(oneshot::Sender<()>),
@@ -387,7 +398,7 @@ impl Store {
 
     /// A reader at the consumer's cursors.
     pub fn reader(&self, consumer: u32, topics: &[Arc<str>]) -> Reader {
-        Reader::at_cursors(self.shared.clone(), self.reads.clone(), consumer, topics)
+        Reader::at_cursors(self.shared.clone(), self.reads.clone(), self.requests.clone(), consumer, topics)
     }
 
     /// A reader that stands in no lane until it is placed there.

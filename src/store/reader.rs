@@ -1,7 +1,7 @@
 //! Reads topics in order: from memory while it keeps up, from disk when it lags.
 
 use super::{
-    Refusal,
+    Refusal, Request,
     dead::{origin, with_retries},
     eras::Eras,
     lane::{Shared, View},
@@ -64,6 +64,9 @@ pub struct Reader {
     topics: Vec<Arc<str>>,
     /// `None` for one that began at the end and holds nothing back.
     consumer: Option<u32>,
+    /// Where the writer is told that it begins at the cursors, and how often these had been moved then.
+    begins: Option<mpsc::Sender<Request>>,
+    moved: u64,
     lanes: BTreeMap<u16, Position>,
     /// Lanes of a lower priority are not read.
     floor: u8,
@@ -74,10 +77,13 @@ impl Reader {
     pub(super) fn at_cursors(
         shared: Arc<Shared>,
         reads: mpsc::Sender<Read>,
+        writer: mpsc::Sender<Request>,
         consumer: u32,
         topics: &[Arc<str>],
     ) -> Self {
-        Self::new(shared, reads, Some(consumer), topics)
+        let mut reader = Self { begins: Some(writer), ..Self::new(shared, reads, Some(consumer), topics) };
+        reader.begin();
+        reader
     }
 
     pub(super) fn at_end(shared: Arc<Shared>, reads: mpsc::Sender<Read>, topics: &[Arc<str>]) -> Self {
@@ -94,7 +100,26 @@ impl Reader {
         let name = consumer.and_then(|c| Some(shared.view().index.consumers.get(&c)?.name.clone()));
         let topics = name.map_or_else(|| topics.to_vec(), |name| with_retries(&name, topics));
         let signal = shared.signal(&topics, consumer.is_none());
-        Reader { shared, reads, topics, consumer, lanes: BTreeMap::new(), floor: 0, signal }
+        let lanes = BTreeMap::new();
+        Reader { shared, reads, topics, consumer, begins: None, moved: 0, lanes, floor: 0, signal }
+    }
+
+    /// Begins at the cursors, wherever it stood.
+    fn begin(&mut self) {
+        self.lanes.clear();
+        self.moved = self.times_moved();
+        if let (Some(writer), Some(consumer)) = (&self.begins, self.consumer) {
+            writer.send(Request::Begins(consumer)).ok();
+        }
+    }
+
+    fn times_moved(&self) -> u64 {
+        self.consumer.and_then(|consumer| self.shared.view().sought.get(&consumer).copied()).unwrap_or(0)
+    }
+
+    /// Whether the cursors were moved by an operator since it began: what was read is not to be worked on any more.
+    pub fn is_moved(&self) -> bool {
+        self.times_moved() != self.moved
     }
 
     /// From now on lanes of a lower priority are not read.
@@ -156,8 +181,12 @@ impl Reader {
         }
     }
 
-    /// The next events if there are any.
+    /// The next events if there are any. Once the cursors were moved it says so, with [`Refusal::Moved`], and goes on there.
     pub async fn poll(&mut self, max: usize, bytes: usize) -> Result<Option<Lot>, Refusal> {
+        if self.is_moved() {
+            self.begin();
+            return Err(Refusal::Moved);
+        }
         self.find_lanes(false);
         let Some(lane) = self.waiting_lane() else { return Ok(None) };
         let Some(position) = self.lanes.get(&lane) else { return Ok(None) };

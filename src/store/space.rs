@@ -226,9 +226,12 @@ impl Writer {
         self.index.lanes.values().any(|lane| *lane.topic == *topic && lane.next > lane.first)
     }
 
-    /// Whether a step from outside is refused.
-    pub(super) fn refuses(&self, step: &Step) -> bool {
-        step.is_intake() && step.appends.iter().any(|append| self.fate(append) == Fate::Refuse)
+    /// Why a step is refused, if it is: it is from outside and there is no room, or of a consumer that is elsewhere by now.
+    pub(super) fn refusal(&self, step: &Step) -> Option<Refusal> {
+        if step.is_intake() && step.appends.iter().any(|append| self.fate(append) == Fate::Refuse) {
+            return Some(Refusal::Full);
+        }
+        step.moves.iter().any(|m| self.sought.contains(&m.consumer)).then_some(Refusal::Moved)
     }
 
     /// Puts steps aside that wait for the offload; gives the others, and those whose wait is over.

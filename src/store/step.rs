@@ -49,10 +49,13 @@ impl Writer {
             placed.push(self.append(lane, append)?);
         }
         for m in &step.moves {
+            if self.sought.contains(&m.consumer) {
+                continue;
+            }
             let seq = self.index.cursors.get(&(m.consumer, m.lane)).map_or(u64::MAX, |c| c.seq);
             let (lost, skipped) = self.index.gone(m.lane, seq, m.to);
             if let Some(cursor) = self.index.cursors.get_mut(&(m.consumer, m.lane)).filter(|c| m.to > c.seq) {
-                cursor.start += skipped;
+                cursor.start += skipped as i64;
                 cursor.evicted += lost;
                 let passed = (m.to - cursor.seq).saturating_sub(lost + skipped);
                 cursor.seq = m.to;

@@ -198,6 +198,8 @@ impl Writer {
             let mut placed = Vec::new();
             let answer = if step.is_outside() {
                 Err(Refusal::Full)
+            } else if let Some(refusal) = self.refusal(&step) {
+                Err(refusal)
             } else {
                 self.transaction(|writer| {
                     placed = writer.apply(&step)?;

@@ -22,6 +22,7 @@ use super::{
 use crate::clock;
 use rusqlite::Connection;
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
@@ -67,6 +68,8 @@ pub(super) struct Writer {
     pub(super) letters_dropped: bool,
     pub(super) open: Open,
     pub(super) given: Given,
+    /// Consumers whose cursors were moved, until they read from there: what they hand in till then does not count.
+    pub(super) sought: BTreeSet<u32>,
     pub(super) salvage: Option<Salvage>,
     /// The database is, and no fresh one has taken its place yet; its files were moved.
     pub(super) broken: bool,
@@ -118,6 +121,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         letters_dropped: false,
         open: Open::default(),
         given,
+        sought: BTreeSet::new(),
         salvage: None,
         broken: false,
         moved: false,
@@ -179,6 +183,7 @@ impl Writer {
                     self.ride_since.get_or_insert_with(Instant::now);
                     self.riding.fold(step);
                 }
+                Request::Begins(consumer) => self.begins(consumer),
                 other => rest.push(other),
             }
         }
@@ -211,7 +216,7 @@ impl Writer {
                 }
                 Request::Close(reply) => return Some(reply),
                 Request::Do(work) => work(self),
-                Request::Commit { .. } | Request::Ride(_) => {}
+                Request::Commit { .. } | Request::Ride(_) | Request::Begins(_) => {}
             }
         }
         self.look_into_gaps();
@@ -220,7 +225,7 @@ impl Writer {
     }
 
     /// One transaction for all of them: what rides comes first, since it is older.
-    fn commit(&mut self, steps: Vec<Waiting>) {
+    pub(super) fn commit(&mut self, steps: Vec<Waiting>) {
         let steps = self.hold(steps);
         if self.disk.full {
             return self.commit_apart(steps);
@@ -231,7 +236,10 @@ impl Writer {
         let result = self.transaction(|writer| {
             writer.apply(&riding)?;
             for (step, ..) in &steps {
-                answers.push(if writer.refuses(step) { Err(Refusal::Full) } else { Ok(writer.apply(step)?) });
+                answers.push(match writer.refusal(step) {
+                    Some(refusal) => Err(refusal),
+                    None => Ok(writer.apply(step)?),
+                });
             }
             Ok(())
         });

@@ -87,7 +87,7 @@ impl From<Refusal> for Problem {
                 let detail = format!("the events were not taken in: {cause}");
                 Problem::after(StatusCode::SERVICE_UNAVAILABLE, 5, detail)
             }
-            Refusal::Closed => {
+            Refusal::Closed | Refusal::Moved => {
                 let detail = "the gateway is stopping; nothing was stored";
                 Problem::after(StatusCode::SERVICE_UNAVAILABLE, 5, detail).closing()
             }
