@@ -1,6 +1,6 @@
 //! Looking into what is stored: SQL, queues, taps, replays, on a gateway that runs and on the store of one that does not.
 
-use crate::kit::{self, Gateway, LONG, folder, http, port, wait_for, wait_for_port};
+use crate::kit::{self, Gateway, LONG, folder, port, wait_for, wait_for_port};
 use serde_json::{Value, json};
 use std::{path::Path, process::Output};
 
@@ -11,7 +11,7 @@ fn configuration(listen: u16, cloud: u16) -> String {
   "topics": {{ "hook": {{ "keep": {{ "age": "30d" }} }} }},
   "sources": {{ "hook": {{ "type": "http", "listen": "127.0.0.1:{listen}" }} }},
   "pipelines": {{ "warm": {{ "from": ["hook"], "processes": [
-    {{ "type": "filter", "name": "above", "when": "event.temperature > 20.0" }},
+    {{ "type": "continue", "name": "above", "when": "event.temperature > 20.0" }},
     {{ "type": "annotate", "set": {{ "site": "barn" }} }} ] }} }},
   "sinks": {{ "cloud": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/", "from": ["warm"] }} }} }}"#
     )
