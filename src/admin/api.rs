@@ -3,6 +3,7 @@
 use super::{
     metrics,
     routes::{self, Answer, Route, To},
+    tap,
 };
 use crate::{
     clock,
@@ -12,8 +13,8 @@ use crate::{
     systems::http::decode,
 };
 use serde_json::{Value, json, value::RawValue};
-use std::{collections::BTreeMap, time::Duration};
-use tokio::sync::Mutex;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::{Mutex, Semaphore};
 
 /// Dead letters in one answer, if it does not say otherwise, and at most.
 const LETTERS: usize = 100;
@@ -50,13 +51,18 @@ impl Call {
     }
 
     /// With what came after the head.
-    pub fn with(self, body: Vec<u8>) -> Call {
+    pub fn with_body(self, body: Vec<u8>) -> Call {
         Call { body, ..self }
     }
 
     /// Whether it needs no token.
     pub fn is_open(&self) -> bool {
         self.route.is_ok_and(|route| route.to == To::All)
+    }
+
+    /// Whether the answer goes on and on.
+    pub(super) fn is_tap(&self) -> bool {
+        self.route.is_ok_and(|route| route.path == tap::PATH)
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
@@ -116,20 +122,21 @@ impl From<Refusal> for Reply {
 pub struct Desk {
     pub(super) store: Store,
     /// `None` where no gateway runs.
-    running: Option<Running>,
+    pub(super) running: Option<Running>,
     /// One answer is made at a time: it may take some memory.
     turn: Mutex<()>,
+    pub(super) taps: Arc<Semaphore>,
 }
 
 impl Desk {
     /// Of a gateway that runs.
     pub fn of(running: Running) -> Desk {
-        Desk { store: running.store().clone(), running: Some(running), turn: Mutex::default() }
+        Desk { running: Some(running.clone()), ..Desk::of_store(running.store().clone()) }
     }
 
     /// Of a store whose gateway does not run.
     pub fn of_store(store: Store) -> Desk {
-        Desk { store, running: None, turn: Mutex::default() }
+        Desk { store, running: None, turn: Mutex::default(), taps: Arc::new(Semaphore::new(tap::AT_ONCE)) }
     }
 
     /// Answers a call; what is wrong with it is the answer, too.

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context, bail, ensure};
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::TcpStream,
     os::unix::{fs::MetadataExt, net::UnixStream},
     time::Duration,
@@ -16,6 +16,8 @@ use std::{
 
 /// A question in SQL may take a minute, and wait for another.
 const PATIENCE: Duration = Duration::from_secs(125);
+/// Bytes of a line in the head of an answer.
+const LONGEST_LINE: u64 = 16 << 10;
 /// Bytes of an answer.
 const LARGEST: u64 = 64 << 20;
 
@@ -70,6 +72,20 @@ impl Client {
         }
         Ok(reply.body)
     }
+
+    /// Asks a gateway that runs for an answer that goes on, and gives its lines as they come.
+    pub fn lines(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<impl BufRead> {
+        let stream = connect(&self.settings)?.context("no gateway runs with this configuration: nothing passes")?;
+        // With this version the answer is not cut in pieces, and ends with the connection.
+        let (status, mut body) = head(stream, &self.settings, "GET", &target(path, query), "1.0", &[])?;
+        if status >= 300 {
+            let mut problem = Vec::new();
+            body.read_to_end(&mut problem)?;
+            let problem: serde_json::Value = serde_json::from_slice(&problem).unwrap_or_default();
+            bail!("{}", problem["detail"].as_str().unwrap_or("the gateway refused"));
+        }
+        Ok(body)
+    }
 }
 
 /// A path of the API, and a query.
@@ -88,8 +104,8 @@ fn encode(text: &str) -> String {
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
-/// The answer of a gateway that runs; nothing if none does.
-fn running(settings: &Settings, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Option<Reply>> {
+/// A connection to a gateway; nothing if none runs.
+fn connect(settings: &Settings) -> anyhow::Result<Option<Box<dyn Stream>>> {
     let connected = match &settings.admin.listen {
         Listen::Off => return Ok(None),
         Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {
@@ -101,23 +117,49 @@ fn running(settings: &Settings, method: &str, target: &str, body: &[u8]) -> anyh
             Ok(Box::new(stream) as Box<dyn Stream>)
         }),
     };
-    let mut stream = match connected {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
-        Err(error) => return Err(error).context("the gateway's admin listener"),
-    };
-    let token = token(settings)?;
+    match connected {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error).context("the gateway's admin listener"),
+    }
+}
+
+/// Sends a request and reads the head of the answer: its status; what comes then is its body.
+fn head(
+    mut stream: Box<dyn Stream>,
+    settings: &Settings,
+    method: &str,
+    target: &str,
+    version: &str,
+    body: &[u8],
+) -> anyhow::Result<(u16, BufReader<Box<dyn Stream>>)> {
+    let (token, length) = (token(settings)?, body.len());
     let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
+        "{method} {target} HTTP/{version}\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n",
     );
-    stream.write_all(&[head.as_bytes(), body].concat())?;
-    let mut answer = Vec::new();
-    stream.take(LARGEST).read_to_end(&mut answer).context("the gateway's admin listener")?;
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no answer of the gateway")?;
-    let status = answer.get(9..12).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
-    let status = status.context("the answer is not HTTP")?;
-    Ok(Some(Reply { status, media: "application/json", body: answer.split_off(end + 4) }))
+    let place = "the gateway's admin listener";
+    stream.write_all(&[head.as_bytes(), body].concat()).context(place)?;
+    let (mut answer, mut status) = (BufReader::new(stream), None);
+    loop {
+        let mut line = String::new();
+        let read = answer.by_ref().take(LONGEST_LINE).read_line(&mut line).context(place)?;
+        ensure!(read > 0, "no answer of the gateway");
+        match line.trim_end() {
+            "" => break,
+            line if status.is_none() => status = line.get(9..12).and_then(|code| code.parse().ok()),
+            _ => {}
+        }
+    }
+    Ok((status.context("the answer is not HTTP")?, answer))
+}
+
+/// The answer of a gateway that runs; nothing if none does.
+fn running(settings: &Settings, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Option<Reply>> {
+    let Some(stream) = connect(settings)? else { return Ok(None) };
+    let (status, answer) = head(stream, settings, method, target, "1.1", body)?;
+    let mut body = Vec::new();
+    answer.take(LARGEST).read_to_end(&mut body).context("the gateway's admin listener")?;
+    Ok(Some(Reply { status, media: "application/json", body }))
 }
 
 impl Stored {
@@ -129,7 +171,7 @@ impl Stored {
 
     fn answer(&self, method: &str, target: &str, body: &[u8]) -> Reply {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let call = Call::new(method, path, query).with(body.to_vec());
+        let call = Call::new(method, path, query).with_body(body.to_vec());
         self.runtime.block_on(self.desk.answer(&call))
     }
 }

@@ -7,9 +7,11 @@
 mod api;
 mod ask;
 pub mod client;
+mod import;
 mod metrics;
 mod openapi;
 mod routes;
+mod tap;
 mod token;
 
 pub use api::{Call, Desk, Reply};
@@ -21,7 +23,7 @@ use crate::{
     store::beside,
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
@@ -36,7 +38,10 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -125,7 +130,11 @@ pub async fn serve(settings: Settings, running: Running, stateless: bool) {
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
         let desk = desk.clone();
         let work = |stream: Box<dyn Stream>| async move {
-            timeout(LONGEST, converse(TokioIo::new(stream), desk)).await.ok();
+            let taps = Arc::new(AtomicBool::new(false));
+            let mut conversation = Box::pin(converse(TokioIo::new(stream), desk, taps.clone()));
+            if timeout(LONGEST, &mut conversation).await.is_err() && taps.load(Relaxed) {
+                timeout(tap::LONGEST, conversation).await.ok();
+            }
             drop(seat);
         };
         match listener.accept().await {
@@ -145,28 +154,51 @@ fn place(settings: &Settings) -> String {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-async fn converse(stream: TokioIo<Box<dyn Stream>>, desk: Arc<(Desk, Option<String>)>) {
+/// Until the other side has enough. Sets `taps` when an answer takes longer than others may.
+async fn converse(stream: TokioIo<Box<dyn Stream>>, desk: Arc<(Desk, Option<String>)>, taps: Arc<AtomicBool>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let desk = desk.clone();
-        async move { Ok::<_, Infallible>(respond(request, &desk.0, desk.1.as_deref()).await) }
+        let (desk, taps) = (desk.clone(), taps.clone());
+        async move { Ok::<_, Infallible>(respond(request, &desk.0, desk.1.as_deref(), &taps).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_header_size(MAX_HEAD);
     http.serve_connection(stream, service).await.ok();
 }
 
-async fn respond(request: Request<Incoming>, desk: &Desk, token: Option<&str>) -> Response<Full<Bytes>> {
+async fn respond(
+    request: Request<Incoming>,
+    desk: &Desk,
+    token: Option<&str>,
+    taps: &AtomicBool,
+) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     let call = Call::new(request.method().as_str(), request.uri().path(), request.uri().query().unwrap_or_default());
     let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let reply = match call.is_open() || token::fits(token, brought) {
-        true => match Limited::new(request.into_body(), MAX_BODY).collect().await {
-            Ok(body) => desk.answer(&call.with(body.to_bytes().to_vec())).await,
+    let reply = if !call.is_open() && !token::fits(token, brought) {
+        Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`")
+    } else if call.is_tap() {
+        match desk.tap(&call) {
+            Ok(lines) => {
+                taps.store(true, Relaxed);
+                return response(200, "application/x-ndjson", lines.boxed_unsync());
+            }
+            Err(refused) => refused,
+        }
+    } else {
+        match Limited::new(request.into_body(), MAX_BODY).collect().await {
+            Ok(body) => desk.answer(&call.with_body(body.to_bytes().to_vec())).await,
             Err(_) => Reply::problem(413, &format!("a body has {} KiB at most", MAX_BODY >> 10)),
-        },
-        false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
+        }
     };
-    let mut response = Response::new(Full::new(reply.body.into()));
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.media));
+    response(reply.status, reply.media, Full::new(reply.body.into()).boxed_unsync())
+}
+
+fn response(
+    status: u16,
+    media: &'static str,
+    body: UnsyncBoxBody<Bytes, Infallible>,
+) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response
 }

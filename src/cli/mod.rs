@@ -8,8 +8,11 @@ mod modbus;
 mod operate;
 mod process;
 mod query;
+mod queue;
 mod serial;
 mod stderr;
+mod stored;
+mod tap;
 mod test;
 
 use crate::{
@@ -135,6 +138,16 @@ enum Command {
     /// Example: tidegate dead ls
     #[command(subcommand)]
     Dead(operate::Dead),
+    /// List what is stored and what waits; show events, write them to a file, take them in from one.
+    ///
+    /// Example: tidegate queue ls
+    #[command(subcommand)]
+    Queue(queue::Queue),
+    /// Show events as they come into a topic, or out of a process, until Ctrl-C. The gateway does not wait for it: what finds no
+    /// room is left out and counted.
+    ///
+    /// Example: tidegate tap climate --when "event.temperature > 20.0" -n 5
+    Tap(tap::Tap),
     /// Ask in SQL what is stored; nothing is changed, and it ends in time.
     ///
     /// `events` has the columns topic, priority, seq, id, key, time (when it happened), taken (when it was taken in), stored
@@ -277,6 +290,8 @@ pub fn main() -> ExitCode {
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
+        Command::Queue(what) => finish(queue::run(&what)),
+        Command::Tap(what) => finish(tap::run(&what)),
         Command::Query(query) => finish(query::run(&query)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))

@@ -19,7 +19,7 @@ pub(super) struct Gateway {
 #[derive(Args)]
 pub(super) struct Which {
     #[command(flatten)]
-    gateway: Gateway,
+    pub gateway: Gateway,
     /// Output: `text` for people, `json` for programs.
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     format: String,
@@ -130,7 +130,7 @@ impl Which {
     }
 
     /// Prints the answer, for people as `text` makes it.
-    fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    pub(super) fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         match Format::of(&self.format) {
             Format::Json => print(&format!("{answer:#}\n")),
             Format::Text => print(&text(answer)),

@@ -323,6 +323,7 @@ impl Chain {
             return Vec::new();
         }
         stage.meter.emitted.fetch_add(out.len() as u64, Relaxed);
+        stage.meter.tap.pass(&out);
         out
     }
 }
@@ -353,12 +354,13 @@ impl Stage {
 
     /// Runs one event through and adds what goes on to `next`.
     fn pass(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Held> {
-        let begun = self.meter.begin(false);
+        let (begun, before) = (self.meter.begin(false), next.len());
         let done = match self.enter(event, next)? {
             Some(event) => self.work(at, event, next, run),
-            None => return Ok(()),
+            None => Ok(()),
         };
         self.meter.end(begun);
+        self.meter.tap.pass(&next[before..]);
         done
     }
 
@@ -371,14 +373,18 @@ impl Stage {
         run: &mut Run<'_>,
         chain: &Chain,
     ) -> Result<(), Held> {
-        let begun = self.meter.begin(true);
-        let Some(event) = self.enter(event, next)? else { return Ok(()) };
+        let (begun, before) = (self.meter.begin(true), next.len());
+        let Some(event) = self.enter(event, next)? else {
+            self.meter.tap.pass(&next[before..]);
+            return Ok(());
+        };
         let done = match self.attempts(event.clone(), run.patience, chain).await {
             Ok(changed) => self.work(at, changed, next, run),
             Err(Some(fault)) => self.fail(fault, event, next).map_err(Held::from),
             Err(None) => Err(Unfinished::Later.into()),
         };
         self.meter.end(begun);
+        self.meter.tap.pass(&next[before..]);
         done
     }
 

@@ -1,5 +1,6 @@
 //! Counters and times of one process.
 
+use super::tap::Tap;
 use std::{
     fmt,
     sync::{
@@ -21,6 +22,8 @@ pub(super) struct Meter {
     pub skipped: AtomicU64,
     pub failed: AtomicU64,
     pub retried: AtomicU64,
+    /// Who looks on.
+    pub tap: Tap,
     /// How many samples took less than 2^index nanoseconds (and not less than half of that), and their sum.
     times: [AtomicU64; 40],
     total: AtomicU64,
@@ -60,6 +63,7 @@ impl Meter {
             skipped: zero(),
             failed: zero(),
             retried: zero(),
+            tap: Tap::default(),
             times: std::array::from_fn(|_| zero()),
             total: zero(),
         }

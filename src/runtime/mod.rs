@@ -23,6 +23,7 @@ mod source;
 mod status;
 mod step;
 mod suspect;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -34,6 +35,7 @@ pub use flow::Flow;
 pub use memory::Sum;
 pub use meter::Counts;
 pub use status::Running;
+pub use tap::Passing;
 
 use crate::{
     config::{self, Settings, SinkPlan, SourcePlan, Start, WhenFull},

@@ -10,7 +10,7 @@ use crate::{
     store::{Ledger, Store},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -73,6 +73,23 @@ impl Running {
     pub fn processes(&self) -> Vec<(String, Counts)> {
         let meters = self.0.meters.iter();
         meters.flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read()))).collect()
+    }
+
+    /// What each process did, by `PIPELINE.PROCESS`.
+    pub(super) fn taps(&self) -> Vec<(String, Arc<Meter>)> {
+        let name = |chain: &str, meter: &Meter| {
+            let pipeline = chain.strip_prefix("pipelines.").unwrap_or(chain);
+            format!("{}.{}", pipeline.split('/').next().unwrap_or_default(), meter.name)
+        };
+        let meters = self.0.meters.iter();
+        meters.flat_map(|(chain, meters)| meters.iter().map(|meter| (name(chain, meter), meter.clone()))).collect()
+    }
+
+    /// The topics that there are, or will be.
+    pub(super) fn topics(&self) -> BTreeSet<String> {
+        let pipelines = self.0.beats.iter().filter_map(|(name, _)| name.strip_prefix("pipelines."));
+        let stored = self.0.store.ledger().into_iter().map(|row| row.topic);
+        self.0.sources.iter().cloned().chain(pipelines.map(str::to_owned)).chain(stored).collect()
     }
 
     /// Writes to the log what every process did.
