@@ -24,8 +24,8 @@
 //!
 //! # The code, in reading order
 //!
-//! - [`fault`], [`budget`] and [`clock`] are small: what to do after a failure; sizes, spans and the memory that sources share; the
-//!   only wall clock.
+//! - [`fault`], [`budget`], [`clock`] and [`tally`] are small: what to do after a failure; sizes, spans and the memory that sources
+//!   share; the only wall clock; counts for who looks on.
 //! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
 //!   to the log.
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
@@ -50,7 +50,7 @@
 //!
 //! | layer | modules | may use |
 //! |---|---|---|
-//! | words | `budget` `clock` `fault` | nothing |
+//! | words | `budget` `clock` `fault` `tally` | nothing |
 //! | | `event` | `clock` |
 //! | | `expr` | `event` |
 //! | means | `store` `systems` `board` | the words |
@@ -108,6 +108,7 @@ pub mod sinks;
 pub mod sources;
 pub mod store;
 pub mod systems;
+pub mod tally;
 
 /// The example of how to add a kind compiles.
 #[cfg(doctest)]

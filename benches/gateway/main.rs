@@ -2,9 +2,10 @@
 //! nothing: time is no test.
 //!
 //!     cargo bench                          all
-//!     cargo bench -- intake --quick        one part: intake, pipeline, processes, mqtt, memory; --quick takes a fraction of the time
+//!     cargo bench -- intake --quick        one part: intake, pipeline, processes, mqtt, memory, admin; --quick takes a fraction of the time
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod admin;
 mod intake;
 #[path = "../../tests/gateway/kit/mod.rs"]
 mod kit;
@@ -23,12 +24,13 @@ fn main() {
     }
     let quick = arguments.iter().any(|a| a == "--quick");
     let parts: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect();
-    let tables: [(&str, Table); 5] = [
+    let tables: [(&str, Table); 6] = [
         ("intake", intake::table),
         ("mqtt", mqtt::table),
         ("pipeline", pipeline::table),
         ("processes", processes::table),
         ("memory", mqtt::memory),
+        ("admin", admin::table),
     ];
     if let Some(unknown) = parts.iter().find(|p| tables.iter().all(|(name, _)| name != *p)) {
         eprintln!("there is no part `{unknown}`; there are: {}", tables.map(|(name, _)| name).join(", "));

@@ -22,15 +22,20 @@ pub struct Bench {
     pub taken: Arc<AtomicU64>,
     pub upstream: u16,
     listen: u16,
-    _dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Bench {
     pub fn start() -> Bench {
+        Self::with_admin("unix")
+    }
+
+    /// With an admin listener, or none.
+    pub fn with_admin(admin: &str) -> Bench {
         let (listen, upstream, dir) = (kit::port(), kit::port(), kit::folder());
         let configuration = format!(
             r#"{{
-  "gateway": {{ "id": "bench" }},
+  "gateway": {{ "id": "bench" }}, "admin": {{ "listen": "{admin}" }},
   "sources": {{ "in": {{ "type": "mqtt_listen", "listen": "127.0.0.1:{listen}" }} }},
   "pipelines": {{ "out": {{ "from": ["in"], "to": ["up"], "processes": [
     {{ "type": "continue", "when": "event.temp > -40.0 && event.temp < 85.0" }},
@@ -39,7 +44,7 @@ impl Bench {
         );
         let gateway = Gateway::start(dir.path(), &configuration, &[]);
         kit::wait_for_port(listen);
-        Bench { gateway, taken: Arc::default(), upstream, listen, _dir: dir }
+        Bench { gateway, taken: Arc::default(), upstream, listen, dir }
     }
 
     /// An upstream that counts.

@@ -22,6 +22,11 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10) // a tick is 10 ms on every Linux that counts
 }
 
+/// The most memory that a process took so far, KiB.
+pub fn peak(pid: u32) -> u64 {
+    field(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
 /// Memory of a process, KiB.
 pub fn resident(pid: u32) -> u64 {
     field(&format!("/proc/{pid}/status"), "VmRSS:")

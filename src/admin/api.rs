@@ -55,9 +55,9 @@ impl Call {
         Call { body, ..self }
     }
 
-    /// Whether it needs no token.
-    pub fn is_open(&self) -> bool {
-        self.route.is_ok_and(|route| route.to == To::All)
+    /// Whether it needs no token; `far`: other machines reach the listener.
+    pub fn is_open(&self, far: bool) -> bool {
+        self.route.is_ok_and(|route| route.to == To::All || route.to == To::Near && !far)
     }
 
     /// Whether the answer goes on and on.
@@ -142,7 +142,7 @@ impl Desk {
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
         let apart = call.route.is_ok_and(|route| APART.contains(&route.path));
-        let _turn = if call.is_open() || apart { None } else { Some(self.turn.lock().await) };
+        let _turn = if call.is_open(false) || apart { None } else { Some(self.turn.lock().await) };
         let route = match call.route {
             Ok(route) => route,
             Err(405) => return Reply::problem(405, "this method does nothing here"),

@@ -2,14 +2,15 @@
 
 use super::{Call, Desk, Reply, socket, token};
 use crate::{
-    config::{Listen, Settings},
+    config::{AdminTls, Listen, Settings},
     runtime,
     store::{OpenError, Store},
+    systems::pin,
 };
 use anyhow::{Context, bail, ensure};
 use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::unix::{fs::MetadataExt, net::UnixStream},
     time::Duration,
 };
@@ -112,9 +113,12 @@ fn connect(settings: &Settings) -> anyhow::Result<Option<Box<dyn Stream>>> {
             stream.set_read_timeout(Some(PATIENCE))?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         }),
-        Listen::Tcp(address) => TcpStream::connect_timeout(address, PATIENCE).and_then(|stream| {
+        Listen::Tcp(address) => TcpStream::connect_timeout(&near(*address), PATIENCE).and_then(|stream| {
             stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
+            match &settings.admin.tls {
+                Some(tls) => covered(stream, address, tls).map_err(std::io::Error::other),
+                None => Ok(Box::new(stream) as Box<dyn Stream>),
+            }
         }),
     };
     match connected {
@@ -122,6 +126,23 @@ fn connect(settings: &Settings) -> anyhow::Result<Option<Box<dyn Stream>>> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
         Err(error) => Err(error).context("the gateway's admin listener"),
     }
+}
+
+/// Where an address is reached from this machine: that of all interfaces is none itself.
+fn near(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+/// The same over TLS, with the gateway's own certificate and no other.
+fn covered(stream: TcpStream, address: &SocketAddr, tls: &AdminTls) -> anyhow::Result<Box<dyn Stream>> {
+    let config = pin::client_config(&tls.cert)?;
+    let session = rustls::ClientConnection::new(config, address.ip().into())?;
+    Ok(Box::new(rustls::StreamOwned::new(session, stream)))
 }
 
 /// Sends a request and reads the head of the answer: its status; what comes then is its body.

@@ -1,13 +1,15 @@
 //! The operators' face: health, status, metrics, and what can be done to a running gateway, over HTTP on a listener of its
 //! own. By default that is a Unix socket beside the store, which only the gateway's user can open.
 //!
-//! `/healthz`, `/readyz` and `/metrics` are for everybody who reaches the listener; everything under `/api/` needs the token
-//! that lies beside the store, in `STORE-token`.
+//! What needs no token says the table of [`routes`]; everything else, on an address that other machines reach the metrics too,
+//! needs the one that lies beside the store, in `STORE-token`. Such an address is served over TLS only.
 
 mod api;
 mod ask;
+mod change;
 pub mod client;
 mod import;
+mod look;
 mod metrics;
 mod openapi;
 mod routes;
@@ -15,12 +17,15 @@ mod tap;
 mod token;
 
 pub use api::{Call, Desk, Reply};
+use token::Brake;
 pub use token::token;
 
 use crate::{
-    config::{Listen, Settings},
+    clock,
+    config::{AdminTls, Listen, Settings},
     runtime::Running,
     store::beside,
+    systems::tls::{self, ServerTls},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
@@ -51,6 +56,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// Connections at once: an operator, a scraper, a script or two.
 const CONNECTIONS: usize = 16;
@@ -72,7 +78,7 @@ pub fn socket(settings: &Settings) -> PathBuf {
 
 enum Listener {
     Unix(UnixListener),
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<AdminTls>),
 }
 
 impl Listener {
@@ -80,15 +86,22 @@ impl Listener {
         Ok(Some(match &settings.admin.listen {
             Listen::Off => return Ok(None),
             Listen::Unix => Listener::Unix(bind(&socket(settings))?),
-            Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?),
+            Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?, settings.admin.tls.clone()),
         }))
     }
 
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Listener::Unix(listener) => Box::new(listener.accept().await?.0),
-            Listener::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Listener::Tcp(listener, _) => Box::new(listener.accept().await?.0),
         })
+    }
+
+    /// The certificate, read anew for each connection.
+    fn acceptor(&self) -> anyhow::Result<Option<TlsAcceptor>> {
+        let Listener::Tcp(_, Some(AdminTls { cert, key })) = self else { return Ok(None) };
+        let files = ServerTls { cert: cert.clone(), key: key.clone(), client_ca: None };
+        Ok(Some(tls::server_config(&files)?.into()))
     }
 }
 
@@ -121,7 +134,8 @@ pub async fn serve(settings: Settings, running: Running, stateless: bool) {
         }
     };
     let token = token(&settings).map_err(|error| log::warn!("admin: there is no token, so no API: {error:#}")).ok();
-    let desk = Arc::new((Desk::of(running), token));
+    let far = settings.admin.is_far();
+    let desk = Arc::new(Counter { desk: Desk::of(running), token, far, brake: Brake::default() });
     let (seats, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
     log::info!("admin: listening on {}", place(&settings));
     loop {
@@ -129,17 +143,22 @@ pub async fn serve(settings: Settings, running: Running, stateless: bool) {
         // Who comes when all seats are taken waits for one.
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
         let desk = desk.clone();
-        let work = |stream: Box<dyn Stream>| async move {
+        let work = |stream: Box<dyn Stream>, acceptor: Option<TlsAcceptor>| async move {
             let taps = Arc::new(AtomicBool::new(false));
-            let mut conversation = Box::pin(converse(TokioIo::new(stream), desk, taps.clone()));
+            let mut conversation = Box::pin(greet(stream, acceptor, desk, taps.clone()));
             if timeout(LONGEST, &mut conversation).await.is_err() && taps.load(Relaxed) {
                 timeout(tap::LONGEST, conversation).await.ok();
             }
             drop(seat);
         };
-        match listener.accept().await {
-            Ok(stream) => drop(connections.spawn(work(stream))),
-            Err(_) => sleep(PAUSE).await,
+        match (listener.accept().await, listener.acceptor()) {
+            (Ok(stream), Ok(acceptor)) => drop(connections.spawn(work(stream, acceptor))),
+            (Ok(_), Err(error)) => {
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("admin: nobody is let in: {error:#}");
+                }
+            }
+            (Err(_), _) => sleep(PAUSE).await,
         }
     }
 }
@@ -154,49 +173,69 @@ fn place(settings: &Settings) -> String {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
+/// Where requests come in.
+struct Counter {
+    desk: Desk,
+    token: Option<String>,
+    /// Other machines reach it.
+    far: bool,
+    brake: Brake,
+}
+
 /// Until the other side has enough. Sets `taps` when an answer takes longer than others may.
-async fn converse(stream: TokioIo<Box<dyn Stream>>, desk: Arc<(Desk, Option<String>)>, taps: Arc<AtomicBool>) {
+async fn greet(
+    stream: Box<dyn Stream>,
+    acceptor: Option<TlsAcceptor>,
+    counter: Arc<Counter>,
+    taps: Arc<AtomicBool>,
+) {
+    let Some(acceptor) = acceptor else { return converse(stream, counter, taps).await };
+    if let Ok(Ok(stream)) = timeout(HEAD, acceptor.accept(stream)).await {
+        converse(Box::new(stream), counter, taps).await;
+    }
+}
+
+async fn converse(stream: Box<dyn Stream>, counter: Arc<Counter>, taps: Arc<AtomicBool>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (desk, taps) = (desk.clone(), taps.clone());
-        async move { Ok::<_, Infallible>(respond(request, &desk.0, desk.1.as_deref(), &taps).await) }
+        let (counter, taps) = (counter.clone(), taps.clone());
+        async move { Ok::<_, Infallible>(counter.respond(request, &taps).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_header_size(MAX_HEAD);
-    http.serve_connection(stream, service).await.ok();
+    http.serve_connection(TokioIo::new(stream), service).await.ok();
 }
 
-async fn respond(
-    request: Request<Incoming>,
-    desk: &Desk,
-    token: Option<&str>,
-    taps: &AtomicBool,
-) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
-    let call = Call::new(request.method().as_str(), request.uri().path(), request.uri().query().unwrap_or_default());
-    let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let reply = if !call.is_open() && !token::fits(token, brought) {
-        Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`")
-    } else if call.is_tap() {
-        match desk.tap(&call) {
-            Ok(lines) => {
-                taps.store(true, Relaxed);
-                return response(200, "application/x-ndjson", lines.boxed_unsync());
-            }
-            Err(refused) => refused,
+impl Counter {
+    async fn respond(&self, request: Request<Incoming>, taps: &AtomicBool) -> Response<Answered> {
+        let uri = request.uri();
+        let call = Call::new(request.method().as_str(), uri.path(), uri.query().unwrap_or_default());
+        let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let known = call.is_open(self.far) || token::fits(self.token.as_deref(), brought);
+        if !known && brought.is_some() {
+            sleep(self.brake.wrong(clock::mono_ms())).await;
         }
-    } else {
-        match Limited::new(request.into_body(), MAX_BODY).collect().await {
-            Ok(body) => desk.answer(&call.with_body(body.to_bytes().to_vec())).await,
-            Err(_) => Reply::problem(413, &format!("a body has {} KiB at most", MAX_BODY >> 10)),
-        }
-    };
-    response(reply.status, reply.media, Full::new(reply.body.into()).boxed_unsync())
+        let reply = match known {
+            true if call.is_tap() => match self.desk.tap(&call) {
+                Ok(lines) => {
+                    taps.store(true, Relaxed);
+                    return response(200, "application/x-ndjson", lines.boxed_unsync());
+                }
+                Err(refused) => refused,
+            },
+            true => match Limited::new(request.into_body(), MAX_BODY).collect().await {
+                Ok(body) => self.desk.answer(&call.with_body(body.to_bytes().to_vec())).await,
+                Err(_) => Reply::problem(413, &format!("a body has {} KiB at most", MAX_BODY >> 10)),
+            },
+            false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
+        };
+        response(reply.status, reply.media, Full::new(reply.body.into()).boxed_unsync())
+    }
 }
 
-fn response(
-    status: u16,
-    media: &'static str,
-    body: UnsyncBoxBody<Bytes, Infallible>,
-) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+/// The body of an answer: whole, or as it comes.
+type Answered = UnsyncBoxBody<Bytes, Infallible>;
+
+fn response(status: u16, media: &'static str, body: Answered) -> Response<Answered> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));

@@ -39,8 +39,10 @@ fn operation(route: &Route) -> Value {
             "default": { "description": "refused", "content": problem },
         },
     });
-    if route.to == To::Operator {
-        operation["security"] = json!([{ "token": [] }]);
+    match route.to {
+        To::All => {}
+        To::Near => operation["security"] = json!([{ "token": [] }, {}]),
+        To::Operator => operation["security"] = json!([{ "token": [] }]),
     }
     operation
 }
@@ -64,7 +66,7 @@ mod tests {
         for route in ROUTES {
             let operation = &document["paths"][route.path][route.method.to_lowercase()];
             assert_eq!(operation["summary"], route.about, "{}", route.path);
-            assert_eq!(operation["security"].is_array(), route.to == To::Operator, "{}", route.path);
+            assert_eq!(operation["security"].is_array(), route.to != To::All, "{}", route.path);
             let named: Vec<_> =
                 operation["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
             let query = route.query.iter().map(|(name, _)| *name);

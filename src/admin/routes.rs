@@ -27,6 +27,8 @@ pub(super) struct Route {
 pub(super) enum To {
     /// Everybody who reaches the listener.
     All,
+    /// The same, where only this machine does; else who has the token.
+    Near,
     /// Who has the token.
     Operator,
 }
@@ -69,7 +71,7 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/metrics",
         about: "metrics, as Prometheus reads them",
         query: &[],
-        to: To::All,
+        to: To::Near,
         work: |desk, _| Box::pin(desk.metrics()),
     },
     Route {
@@ -135,6 +137,92 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[],
         to: To::Operator,
         work: |desk, call| Box::pin(desk.pause(call, false)),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/topics",
+        about: "what is stored, by topic and priority, and how long it is kept",
+        query: &[],
+        to: To::Operator,
+        work: |desk, _| Box::pin(desk.topics()),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/consumers",
+        about: "pipelines, sinks and clients: where each is, what waits for it, what is in its way",
+        query: &[],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.consumers(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/consumers/{name}",
+        about: "one of them",
+        query: &[],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.consumers(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/consumers/{name}/seek",
+        about: "moves a pipeline or sink back, to get again what is still stored, or forward, past what it is not to get",
+        query: &[
+            ("to", "`oldest`, `newest`, a sequence number, a time as RFC 3339 says, or a span back from now: `-1h`"),
+            ("topic", "only in this topic"),
+            ("priority", "only at this priority"),
+        ],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.seek(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/consumers/{name}/forget",
+        about: "forgets a pipeline or sink that is not in the configuration any more, what waits for it, and what it remembers",
+        query: &[],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.forget(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/events",
+        about: "stored events of a topic, in the order in which they are read: 4 MiB at most",
+        query: &[
+            ("topic", "which topic"),
+            ("priority", "only this priority"),
+            ("from", "the first: `oldest`, or a sequence number"),
+            ("time", "the first: taken in at this time, as RFC 3339 says, or so long ago: `-1h`"),
+            ("limit", "at most so many; 100 without it, 1000 at most"),
+        ],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.events(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/events/{id}",
+        about: "stored events with an id; each topic that it went through has one. Looks for 10 s at most",
+        query: &[("topic", "only in this topic")],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.event(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/state",
+        about: "which processes remember something; of one, what, and when its timers are due: 4 MiB at most",
+        query: &[
+            ("owner", "the process: `PIPELINE.PROCESS`"),
+            ("prefix", "only keys that begin with this"),
+            ("limit", "at most so many; 100 without it, 1000 at most"),
+        ],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.state(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/log",
+        about: "how much is logged, until the next start",
+        query: &[("level", "`off`, `error`, `warn`, `info`, `debug` or `trace`")],
+        to: To::Operator,
+        work: |desk, call| Box::pin(ready(desk.log_level(call))),
     },
     Route {
         method: "POST",

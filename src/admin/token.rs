@@ -7,6 +7,8 @@ use std::{
     io::{ErrorKind, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
 use subtle::ConstantTimeEq;
 
@@ -44,10 +46,43 @@ pub(super) fn fits(token: Option<&str>, brought: Option<&str>) -> bool {
     bool::from(token.as_bytes().ct_eq(brought.as_bytes()))
 }
 
+/// Who tries tokens is made to wait.
+#[derive(Default)]
+pub(super) struct Brake(Mutex<(u64, u32)>);
+
+impl Brake {
+    /// Within a minute so many wrong tokens are answered at once, those after them late.
+    const AT_ONCE: u32 = 10;
+    const MINUTE_MS: u64 = 60_000;
+    /// A connection waits meanwhile: with all of them that is 16 guesses a second.
+    const LATE: Duration = Duration::from_secs(1);
+
+    /// A token was wrong, at a time of the monotonic clock: how long to wait before that is said.
+    pub fn wrong(&self, now_ms: u64) -> Duration {
+        let mut wrong = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = *wrong;
+        *wrong =
+            if now_ms.saturating_sub(since) < Self::MINUTE_MS { (since, count.saturating_add(1)) } else { (now_ms, 1) };
+        if wrong.1 > Self::AT_ONCE { Self::LATE } else { Duration::ZERO }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn who_guesses_on_is_answered_late_until_a_minute_is_over() {
+        let brake = Brake::default();
+        for (now, times, want) in
+            [(100_000, 10, 0), (100_500, 5, 1), (159_999, 1, 1), (160_000, 10, 0), (160_000, 1, 1)]
+        {
+            for _ in 0..times {
+                assert_eq!(brake.wrong(now), Duration::from_secs(want), "{now}");
+            }
+        }
+    }
 
     #[test]
     fn it_is_made_once_for_one_user_and_fits_itself_only() {

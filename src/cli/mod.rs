@@ -1,6 +1,7 @@
 //! The command line.
 
 mod board;
+mod change;
 mod gpio;
 mod i2c;
 pub mod kinds;
@@ -158,6 +159,8 @@ enum Command {
     ///
     /// Example: tidegate query "SELECT topic, count(*), avg(body ->> 'temperature') FROM events GROUP BY topic"
     Query(query::Query),
+    #[command(flatten)]
+    Change(change::Change),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
     ///
     /// Example: tidegate kinds http
@@ -293,6 +296,7 @@ pub fn main() -> ExitCode {
         Command::Queue(what) => finish(queue::run(&what)),
         Command::Tap(what) => finish(tap::run(&what)),
         Command::Query(query) => finish(query::run(&query)),
+        Command::Change(what) => finish(change::run(&what)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))
                 .map_err(anyhow::Error::msg)

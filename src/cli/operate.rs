@@ -125,7 +125,7 @@ impl Gateway {
 }
 
 impl Which {
-    fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+    pub(super) fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
         self.gateway.client()?.ask(method, path, query, &[])
     }
 

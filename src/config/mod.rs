@@ -18,7 +18,7 @@ pub(crate) mod suggest;
 pub(crate) mod tree;
 mod validate;
 
-pub use admin::{AdminSettings, Listen};
+pub use admin::{AdminSettings, AdminTls, Listen};
 pub use cases::{Case, CaseStep};
 pub use cron::{Cron, Zone};
 pub use flaws::flaws;

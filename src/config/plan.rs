@@ -152,7 +152,7 @@ pub(super) fn settings(root: &Node, report: &mut Report<'_>) -> Settings {
             Err(e) => refuse(report, "", root, e),
         }
     }
-    for (at, message) in super::space::wrong(&settings) {
+    for (at, message) in super::space::wrong(&settings).into_iter().chain(super::admin::wrong(&settings)) {
         refuse(report, "", root, ParamsError::at(at, message));
     }
     if settings.gateway.id.is_empty() {

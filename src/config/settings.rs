@@ -87,6 +87,10 @@ pub struct DiskSettings {
     /// until there is a quarter more. Without it: a sixteenth of the file system, at most 64 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
+    /// How much may be written to the disk in its life, as its maker says (TBW). With it `/metrics` tells how long it lasts at
+    /// the present pace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endurance: Option<Size>,
     /// What happens to new events while the mark is passed, where their topic does not say it.
     pub when_full: WhenFull,
     /// Where `"offload"` takes events.
@@ -103,6 +107,7 @@ impl Default for DiskSettings {
             critical: None,
             events: None,
             free: None,
+            endurance: None,
             when_full: WhenFull::Reject,
             offload: None,
         }

@@ -308,13 +308,13 @@ fn fields_are_checked_where_they_stand() {
         (
             "{\"admin\": {\"listen\": \"nowhere\"}}",
             &[
-                "admin.listen: expected `unix`, `off`, or an address of this machine and a port, like `127.0.0.1:9797` instead of `nowhere` (f:1:22)",
+                "admin.listen: expected `unix`, `off`, or an address and a port, like `127.0.0.1:9797` instead of `nowhere` (f:1:22)",
             ],
         ),
         (
             "{\"admin\": {\"listen\": \"0.0.0.0:9797\"}}",
             &[
-                "admin.listen: expected `unix`, `off`, or an address of this machine and a port, like `127.0.0.1:9797`: from elsewhere it is reached through SSH or a proxy with TLS (f:1:22)",
+                "admin.listen: other machines reach this address: set `admin.tls` too, or listen on `unix` or `127.0.0.1` and come through SSH (f:1:22)",
             ],
         ),
         ("{\"store\": {\"path\": \"\"}}", &["store.path: expected text, found an empty one (f:1:20)"]),

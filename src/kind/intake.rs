@@ -4,9 +4,13 @@ use crate::{
     event::{Batch, Draft, Event, Path, Unfit, When, walk::Json},
     fault::Fault,
     store::{Append, Placed, Put, Refusal, Step, Store},
+    tally,
 };
 use async_trait::async_trait;
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 /// Where events come from.
 #[async_trait]
@@ -83,12 +87,20 @@ pub struct Intake {
     fields: Arc<Fields>,
     store: Store,
     before: Option<Arc<dyn Before>>,
+    counts: Arc<tally::Intake>,
 }
 
 impl Intake {
     /// The intake of one source; its events go to the topic of its name.
     pub fn new(topic: &str, fields: Fields, store: Store, before: Option<Arc<dyn Before>>) -> Self {
-        Intake { topic: topic.into(), fields: Arc::new(fields), store, before }
+        let topic = topic.into();
+        let counts = store.figures().intake(&topic);
+        Intake { topic, fields: Arc::new(fields), store, before, counts }
+    }
+
+    /// Its counts, for who looks on.
+    pub fn counts(&self) -> &tally::Intake {
+        &self.counts
     }
 
     /// The source's name, which is its topic.
@@ -114,6 +126,12 @@ impl Intake {
     /// Adds an event to a batch, after checking it. Id, time and key come from the body where the configuration says
     /// where they stand, else from the draft.
     pub fn push(&self, batch: &mut Batch, draft: &Draft<'_>) -> Result<(), Unfit> {
+        let added = self.add(batch, draft);
+        self.counts.refused.fetch_add(u64::from(added.is_err()), Relaxed);
+        added
+    }
+
+    fn add(&self, batch: &mut Batch, draft: &Draft<'_>) -> Result<(), Unfit> {
         let Fields { id, time, key, ttl, max_event, .. } = &*self.fields;
         if draft.body.len() > *max_event {
             return Err(Unfit::TooLong { part: "body", size: draft.body.len(), limit: *max_event });
@@ -148,6 +166,14 @@ impl Intake {
 
     /// As `append`, and remembers something in the same commit.
     pub async fn append_with(&self, batch: Batch, state: Vec<Put>) -> Result<Placed, Refusal> {
+        let count = u64::from(batch.count);
+        let placed = self.placed(batch, state).await;
+        let counter = if placed.is_ok() { &self.counts.taken } else { &self.counts.refused };
+        counter.fetch_add(count, Relaxed);
+        placed
+    }
+
+    async fn placed(&self, batch: Batch, state: Vec<Put>) -> Result<Placed, Refusal> {
         let priority = self.fields.priority;
         if let Some(before) = &self.before {
             before.pass(&self.topic, priority, &batch).await.map_err(Refusal::Failed)?;

@@ -1,9 +1,10 @@
 //! Which components work, for the status line and one line in the log when that changes.
 
+use crate::tally;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
@@ -19,6 +20,9 @@ struct Shared {
     turns: Arc<tokio::sync::Mutex<()>>,
     /// How often something that was down came up.
     returns: watch::Sender<u64>,
+    /// What came up again: how often, and after how long in all.
+    times: Mutex<BTreeMap<String, (u64, Duration)>>,
+    outlets: Mutex<BTreeMap<String, Arc<tally::Outlet>>>,
 }
 
 struct Down {
@@ -44,9 +48,32 @@ impl Links {
     pub fn up(&self, name: &str) {
         if let Some(link) = lock(&self.0.down).remove(name) {
             let (seconds, attempts) = (link.since.elapsed().as_secs_f32(), link.attempts);
+            let mut all = lock(&self.0.times);
+            let (times, offline) = all.entry(name.to_owned()).or_default();
+            (*times, *offline) = (*times + 1, *offline + link.since.elapsed());
+            drop(all);
             log::info!("{name}: up again after {seconds:.1} s and {attempts} failed attempts");
             self.0.returns.send_modify(|returns| *returns += 1);
         }
+    }
+
+    /// How often each came up again, and for how long it was down in all, now included.
+    pub fn times(&self) -> BTreeMap<String, (u64, Duration)> {
+        let mut times = lock(&self.0.times).clone();
+        for (name, down) in lock(&self.0.down).iter() {
+            times.entry(name.clone()).or_default().1 += down.since.elapsed();
+        }
+        times
+    }
+
+    /// The counts of a sink.
+    pub fn outlet(&self, name: &str) -> Arc<tally::Outlet> {
+        lock(&self.0.outlets).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Those of all sinks.
+    pub fn outlets(&self) -> Vec<(String, Arc<tally::Outlet>)> {
+        lock(&self.0.outlets).iter().map(|(name, counts)| (name.clone(), counts.clone())).collect()
     }
 
     /// Held by who tries events that may kill the gateway: one at a time, so that the right one is blamed.

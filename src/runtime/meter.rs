@@ -1,6 +1,7 @@
 //! Counters and times of one process.
 
 use super::tap::Tap;
+use crate::tally::Histogram;
 use std::{
     fmt,
     sync::{
@@ -24,9 +25,8 @@ pub(super) struct Meter {
     pub retried: AtomicU64,
     /// Who looks on.
     pub tap: Tap,
-    /// How many samples took less than 2^index nanoseconds (and not less than half of that), and their sum.
-    times: [AtomicU64; 40],
-    total: AtomicU64,
+    /// Nanoseconds of the samples.
+    times: Histogram,
 }
 
 /// What a process did since the gateway's start.
@@ -64,8 +64,7 @@ impl Meter {
             failed: zero(),
             retried: zero(),
             tap: Tap::default(),
-            times: std::array::from_fn(|_| zero()),
-            total: zero(),
+            times: Histogram::default(),
         }
     }
 
@@ -78,18 +77,15 @@ impl Meter {
     /// What began then is done.
     pub fn end(&self, begun: Option<Instant>) {
         if let Some(begun) = begun {
-            let ns = begun.elapsed().as_nanos().min(u128::from(u64::MAX)) as u64;
-            let bucket = (64 - ns.leading_zeros() as usize).min(self.times.len() - 1);
-            self.times[bucket].fetch_add(1, Relaxed);
-            self.total.fetch_add(ns, Relaxed);
+            self.times.since(begun);
         }
     }
 
     /// Mean, and an upper bound of what 99 of 100 took, in nanoseconds; nothing without a sample.
     fn latency(&self) -> Option<(u64, u64)> {
-        let counts: Vec<u64> = self.times.iter().map(|t| t.load(Relaxed)).collect();
+        let (counts, total) = self.times.read();
         let samples: u64 = counts.iter().sum();
-        let mean = self.total.load(Relaxed).checked_div(samples)?;
+        let mean = total.checked_div(samples)?;
         let mut below = 0;
         let bucket = counts.iter().position(|count| {
             below += count;
@@ -145,10 +141,7 @@ mod tests {
         }
         meter.emitted.fetch_add(7, Relaxed);
         meter.failed.fetch_add(1, Relaxed);
-        for (bucket, ns) in [(10, 1000), (10, 600), (21, 2_000_000)] {
-            meter.times[bucket].fetch_add(1, Relaxed);
-            meter.total.fetch_add(ns, Relaxed);
-        }
+        [1000, 600, 2_000_000].into_iter().for_each(|ns| meter.times.add(ns));
         assert_eq!(meter.to_string(), "in 17, out 7, failed 1, mean 667.2 µs, 99 % under 2.1 ms");
     }
 }

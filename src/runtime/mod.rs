@@ -314,6 +314,7 @@ pub fn options(settings: &Settings, stateless: bool) -> Options {
         critical: disk.critical.map(|s| s.0),
         events: disk.events.as_ref().map(|events| (events.high, events.low())),
         free: disk.free.map(|s| s.0),
+        endurance: disk.endurance.map(|s| s.0),
         when_full: policy(&disk.when_full),
         policies: settings
             .topics

@@ -24,8 +24,14 @@ use crate::{
     fault::Fault,
     kind::Sink,
     store::{Append, Dead, Lot, Move, Reader, Refusal, Step, Store},
+    tally,
 };
-use std::{collections::BTreeMap, ops::ControlFlow, time::Duration, time::Instant};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -56,6 +62,7 @@ pub(super) struct Outlet {
     pub kick: Kick,
     pub store: Store,
     pub links: Links,
+    pub counts: Arc<tally::Outlet>,
     pub fatal: mpsc::Sender<String>,
 }
 
@@ -96,6 +103,7 @@ impl Outlet {
             allowance: common.budget.as_ref().map(|budget| Allowance::new(name.clone(), budget, used)),
             urgent: common.urgent,
         };
+        let counts = links.outlet(&name);
         Ok(Outlet {
             reader: store.reader(consumer, &topics),
             ahead: Ahead::load(store, &name, consumer, common.drain.live, common.urgent, behind).await?,
@@ -109,6 +117,7 @@ impl Outlet {
             consumer,
             store: store.clone(),
             links: links.clone(),
+            counts,
             fatal: fatal.clone(),
         })
     }
@@ -167,7 +176,10 @@ impl Outlet {
         let Some(mut gathered) = self.admit(gathered, live) else { return ControlFlow::Continue(()) };
         let appends = self.late.as_ref().map_or_else(Vec::new, |late| late.treat(&mut gathered));
         self.gate.spend(gathered.events.len(), gathered.bytes);
-        let Some((dead, expired)) = self.deliver(&gathered, backoff, stop).await? else {
+        self.counts.in_flight.store(gathered.events.len() as u64, Relaxed);
+        let delivered = self.deliver(&gathered, backoff, stop).await;
+        self.counts.in_flight.store(0, Relaxed);
+        let Some((dead, expired)) = delivered? else {
             let reader = if live { &mut self.ahead.reader } else { &mut self.reader };
             reader.restore(&gathered.begun);
             return ControlFlow::Continue(());
@@ -258,6 +270,8 @@ impl Outlet {
                 Ok(()) => {
                     backoff.succeeded(Instant::now());
                     self.pace.took(part.len(), begun.elapsed());
+                    self.counts.time.since(begun.into_std());
+                    self.counts.events.add(part.len() as u64);
                     self.links.up(&self.name);
                 }
                 Err(fault @ Fault::Reject(_)) => match part {

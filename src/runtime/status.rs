@@ -8,6 +8,7 @@ use super::{
 use crate::{
     budget::Size,
     store::{Ledger, Store},
+    tally,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,6 +65,22 @@ impl Running {
         self.0.links.all_held()
     }
 
+    /// What came up again: how often, and for how long it was down in all.
+    pub fn times(&self) -> BTreeMap<String, (u64, Duration)> {
+        self.0.links.times()
+    }
+
+    /// Counts of all sinks.
+    pub fn outlets(&self) -> Vec<(String, Arc<tally::Outlet>)> {
+        self.0.links.outlets()
+    }
+
+    /// Names of all sources and sinks.
+    pub fn edges(&self) -> Vec<String> {
+        let sources = self.0.sources.iter().map(|name| format!("sources.{name}"));
+        sources.chain(self.outlets().into_iter().map(|(name, _)| name)).collect()
+    }
+
     /// Pipelines that should make progress and do not.
     pub fn stuck(&self) -> Vec<String> {
         self.0.beats.iter().filter(|(_, beat)| beat.stuck()).map(|(name, _)| name.clone()).collect()
@@ -115,12 +132,7 @@ impl Running {
 
     /// How many events sources have taken in.
     pub fn taken(&self) -> u64 {
-        let mut topics: BTreeMap<String, u64> = BTreeMap::new();
-        for row in self.0.store.ledger().into_iter().filter(|row| self.0.sources.contains(&row.topic)) {
-            let most = topics.entry(row.topic).or_default();
-            *most = row.accepted.max(*most); // a consumer that began later saw fewer
-        }
-        topics.values().sum()
+        self.0.sources.iter().map(|topic| self.0.store.taken(topic)).sum()
     }
 
     /// Writes to the log what every consumer has before it, what every process did, and what is down and why.

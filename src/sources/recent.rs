@@ -8,7 +8,9 @@ use crate::{
     store::{Placed, Refusal},
 };
 use heapless::Deque;
-use std::{collections::BTreeMap, future::Future, future::pending, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap, future::Future, future::pending, pin::Pin, sync::atomic::Ordering::Relaxed, time::Duration,
+};
 use tokio::time::{Instant, sleep_until};
 
 /// How long to wait when the store refuses.
@@ -107,7 +109,8 @@ impl<T, const N: usize> Recent<T, N> {
     /// What became of an append: until when to wait before the next.
     pub fn written(&mut self, result: Result<Placed, Refusal>, intake: &Intake) -> Result<Option<Instant>, Fault> {
         let Err(refusal) = result else {
-            self.taken.clear();
+            let lost = self.taken.drain(..).map(|reading| u64::from(reading.lost)).sum();
+            intake.counts().lost.fetch_add(lost, Relaxed);
             if std::mem::take(&mut self.refused) {
                 log::info!("sources.{}: the store takes events again", intake.topic());
             }

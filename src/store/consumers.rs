@@ -78,8 +78,12 @@ impl Writer {
             self.drop_cursor(id, lane)?;
         }
         self.db.execute("DELETE FROM consumer WHERE id = ?1", [id])?;
+        self.db
+            .execute("DELETE FROM state WHERE owner = ?1 AND key = CAST(?2 AS BLOB)", [super::pause::OWNER, name])?;
         self.index.consumers.remove(&id);
-        self.shared.view().index.consumers.remove(&id);
+        let mut view = self.shared.view();
+        view.index.consumers.remove(&id);
+        view.paused.remove(&id);
         Ok(())
     }
 

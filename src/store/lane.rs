@@ -3,6 +3,7 @@
 use super::{
     Options,
     eras::Eras,
+    figures::Figures,
     holes::{Hole, Range},
     rows::Chunk,
 };
@@ -216,6 +217,7 @@ pub(super) struct Shared {
     /// By topic, how old its events may get, in milliseconds.
     ttl: BTreeMap<String, i64>,
     view: Mutex<View>,
+    pub figures: Figures,
     /// There may be something to offload or to bring back.
     pub offload: Notify,
     /// Intake of ordinary priority meets a mark, or a full disk.
@@ -232,8 +234,8 @@ impl Shared {
         let ttl = options.ttl.iter().map(|(topic, ttl)| (topic.clone(), millis_of(ttl.as_millis()))).collect();
         let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), most: options.tails, ..View::default() });
         let (generation, broken) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (full, closing) = (AtomicBool::new(false), AtomicBool::new(false));
-        Shared { store, died, ttl, view, offload: Notify::new(), full, closing, generation, broken }
+        let (figures, full, closing) = (Figures::new(options), AtomicBool::new(false), AtomicBool::new(false));
+        Shared { store, died, ttl, view, figures, offload: Notify::new(), full, closing, generation, broken }
     }
 
     /// Which database it is in this run: a broken one is followed by another.
@@ -286,6 +288,13 @@ impl Shared {
             waiters.push(Waiter { signal: Arc::downgrade(&signal), tail });
         }
         signal
+    }
+
+    /// Events that were accepted into a topic.
+    pub fn taken(&self, topic: &str) -> u64 {
+        let view = self.view();
+        let lanes = view.index.lanes.iter().filter(|(_, lane)| *lane.topic == *topic);
+        lanes.map(|(_, lane)| lane.next - lane.start + lane.dropped).sum()
     }
 
     pub fn ledger(&self) -> Vec<Ledger> {

@@ -12,6 +12,7 @@ mod dead;
 #[cfg(test)]
 mod dead_tests;
 mod eras;
+mod figures;
 mod given;
 mod highest;
 mod holes;
@@ -47,6 +48,7 @@ mod walk;
 mod writer;
 
 pub use dead::{Letter, Retried, Which};
+pub use figures::{Figures, Written};
 pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
@@ -103,6 +105,8 @@ pub struct Options {
     pub ttl: BTreeMap<String, Duration>,
     /// Somebody looks in while no gateway runs: that one died before is not forgotten over it.
     pub visit: bool,
+    /// Bytes that may be written to the disk in its life.
+    pub endurance: Option<u64>,
 }
 
 impl Default for Options {
@@ -124,6 +128,7 @@ impl Default for Options {
             keep: BTreeMap::new(),
             ttl: BTreeMap::new(),
             visit: false,
+            endurance: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use std::collections::BTreeSet;
 
 /// Who remembers the names of those that are paused.
-const OWNER: &str = "paused";
+pub(super) const OWNER: &str = "paused";
 
 impl Store {
     /// Holds a consumer back, or lets it go; what it has in hand it finishes. False: there is no such consumer.

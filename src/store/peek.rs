@@ -2,7 +2,7 @@
 //! stands in the way of the writer, and readers of other parts come in between.
 
 use super::{
-    Refusal, Store,
+    Policy, Refusal, Store,
     reader::Reader,
     rows::{ask, key, seq_of},
     seek::{At, place},
@@ -35,6 +35,13 @@ pub struct Stock {
     pub bytes: u64,
     /// Seconds since the oldest that somebody has not passed was taken in.
     pub oldest_seconds: Option<f64>,
+    /// How long what everybody has passed is kept, and how much of it; without either it goes at once.
+    pub keep_seconds: Option<f64>,
+    pub keep_bytes: Option<u64>,
+    /// How old its events may get.
+    pub ttl_seconds: Option<f64>,
+    /// What happens to new events while the mark is passed.
+    pub when_full: Policy,
 }
 
 /// What waits for a consumer in a lane.
@@ -141,7 +148,35 @@ impl Store {
         for (stock, pair) in stock.iter_mut().zip(sizes.chunks_exact(2)) {
             (stock.bytes, stock.oldest_seconds) = (pair[0].0, pair[1].1);
         }
-        Ok(stock)
+        self.work(move |writer| {
+            for stock in &mut stock {
+                let keep = writer.options.keep.get(&stock.topic).copied().unwrap_or_default();
+                (stock.keep_seconds, stock.keep_bytes) = (keep.age.map(|age| age.as_secs_f64()), keep.bytes);
+                stock.ttl_seconds = writer.options.ttl.get(&stock.topic).map(Duration::as_secs_f64);
+                stock.when_full = writer.policy(&stock.topic);
+            }
+            Ok(stock)
+        })
+        .await
+    }
+
+    /// Names of all consumers, and whether they registered in this run.
+    pub fn consumers(&self) -> Vec<(String, bool)> {
+        self.shared.view().index.consumers.values().map(|c| (c.name.clone(), !c.topics.is_empty())).collect()
+    }
+
+    /// Forgets what owners remember, and the times at which they want to be called.
+    pub async fn forget_state(&self, owners: Vec<String>) -> Result<(), Refusal> {
+        let sql = ["DELETE FROM state WHERE owner = ?1", "DELETE FROM timer WHERE owner = ?1"];
+        self.work(move |writer| {
+            writer.alone(|writer| {
+                for owner in &owners {
+                    sql.iter().try_for_each(|sql| writer.db.execute(sql, [owner]).map(drop))?;
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// What waits for each consumer, by topic and priority.

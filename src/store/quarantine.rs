@@ -27,6 +27,11 @@ fn folders(database: &Path) -> Vec<(u64, PathBuf)> {
     folders
 }
 
+/// How many databases were set aside and are still there.
+pub(super) fn count(database: &Path) -> u64 {
+    folders(database).len() as u64
+}
+
 /// Databases that were set aside and not read yet, the newest first, with their numbers.
 pub(super) fn unread(database: &Path) -> Vec<(u64, PathBuf)> {
     let name = database.file_name().unwrap_or(OsStr::new(""));

@@ -26,7 +26,8 @@ const HIGH: usize = 1;
 const CRITICAL: usize = 2;
 
 /// What happens to events of a topic while the mark of their class is passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Sources are refused.
     #[default]

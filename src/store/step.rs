@@ -13,7 +13,10 @@ use crate::{
 };
 use bytes::Bytes;
 use rusqlite::params;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering::Relaxed,
+};
 
 /// What the open transaction has changed.
 #[derive(Default)]
@@ -181,6 +184,7 @@ impl Writer {
             self.db.prepare_cached("DELETE FROM seen WHERE id <= ?1")?.execute([row])?;
         }
         self.eras.write(&self.db)?;
+        self.wear.note(&self.db, &self.shared.figures, false)?;
         let trimmed =
             self.trimmer.trim(&self.db, &mut self.index, &self.options, now, self.disk.full, self.space.is_over())?;
         self.open.lanes.extend(trimmed);
@@ -199,6 +203,8 @@ impl Writer {
         if let Some(lane) = self.index.lanes.get_mut(&lane) {
             lane.bytes += body.len() as u64;
         }
+        self.shared.figures.raw.fetch_add(size as u64, Relaxed);
+        self.shared.figures.packed.fetch_add(body.len() as u64, Relaxed);
         let (bytes, events, _) = self.open.grown.entry(lane).or_insert((0, 0, row.first));
         (*bytes, *events) = (*bytes + body.len() as u64, *events + u64::from(row.count));
         let data = Ok(Bytes::from(row.data));

@@ -5,6 +5,7 @@ use super::{
     ballast::{Ballast, Cause},
     begin::{self, Opened},
     eras::Eras,
+    figures::Wear,
     given::Given,
     highest::Highest,
     lane::{Index, Shared},
@@ -70,6 +71,7 @@ pub(super) struct Writer {
     pub(super) given: Given,
     /// Consumers whose cursors were moved, until they read from there: what they hand in till then does not count.
     pub(super) sought: BTreeSet<u32>,
+    pub(super) wear: Wear,
     pub(super) salvage: Option<Salvage>,
     /// The database is, and no fresh one has taken its place yet; its files were moved.
     pub(super) broken: bool,
@@ -98,6 +100,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
     clock::set_steady(eras.steady_at_boot());
     let shared = Arc::new(Shared::new(store, died, &options, index.clone(), &eras));
     shared.view().paused = pause::load(&db, &index)?;
+    let wear = Wear::load(&db, &shared.figures)?;
     let (send, receive) = mpsc::channel();
     let trimmer = trim::Trimmer::default();
     let space = Space::new(&options, ballast.room());
@@ -122,6 +125,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         open: Open::default(),
         given,
         sought: BTreeSet::new(),
+        wear,
         salvage: None,
         broken: false,
         moved: false,
@@ -159,7 +163,10 @@ impl Writer {
                 // Only an orderly end is noted; a run whose handles are merely gone has died.
                 let start = self.eras.start();
                 if !(self.options.visit && self.shared.died)
-                    && let Err(refusal) = self.alone(|writer| note_closed(&writer.db, start))
+                    && let Err(refusal) = self.alone(|writer| {
+                        writer.wear.note(&writer.db, &writer.shared.figures, true)?;
+                        note_closed(&writer.db, start)
+                    })
                 {
                     log::warn!("store: the end of this run could not be written down: {refusal}");
                 }
@@ -284,7 +291,7 @@ impl Writer {
         if self.stale {
             self.read_again()?;
         }
-        let now = clock::steady_ms();
+        let (now, begun) = (clock::steady_ms(), Instant::now());
         self.eras.note(&clock::stamp());
         let result = self
             .db
@@ -292,7 +299,7 @@ impl Writer {
             .and_then(|mut s| s.execute([]))
             .and_then(|_| work(self))
             .and_then(|()| self.flush(now))
-            .and_then(|()| self.db.prepare_cached("COMMIT")?.execute([]));
+            .and_then(|()| self.end(begun));
         let open = std::mem::take(&mut self.open);
         if let Err(error) = result {
             self.seen.forget();
@@ -318,6 +325,20 @@ impl Writer {
             self.publish_moved(open.spare);
         }
         self.measure(used);
+        Ok(())
+    }
+
+    /// Commits, and counts what that took: writing and flushing are most of it.
+    fn end(&self, begun: Instant) -> rusqlite::Result<()> {
+        let flushing = Instant::now();
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        if !self.open.fresh.is_empty() || !self.open.cursors.is_empty() {
+            self.shared.figures.flush.since(flushing);
+            self.shared.figures.commit.since(begun);
+        }
+        if !self.open.grown.is_empty() {
+            self.shared.figures.events.add(self.open.grown.values().map(|(_, events, _)| events).sum());
+        }
         Ok(())
     }
 

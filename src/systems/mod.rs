@@ -7,6 +7,7 @@ pub mod memory;
 pub mod modbus;
 pub mod mqtt;
 pub mod objects;
+pub mod pin;
 pub mod pubsub;
 pub mod scale;
 pub mod serial;

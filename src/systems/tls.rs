@@ -116,7 +116,7 @@ pub fn server_config(tls: &ServerTls) -> anyhow::Result<Arc<ServerConfig>> {
 
 /// The time against which certificates are checked: rustls' own reading panics on armv7 musl after January 2038.
 #[derive(Debug)]
-struct WallClock;
+pub(super) struct WallClock;
 
 impl TimeProvider for WallClock {
     fn current_time(&self) -> Option<UnixTime> {
@@ -125,7 +125,7 @@ impl TimeProvider for WallClock {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -141,7 +141,7 @@ fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
     let certs = certs.with_context(|| format!("`{}`: not a PEM file", file.display()))?;
     if certs.is_empty() {

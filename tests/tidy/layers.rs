@@ -3,7 +3,7 @@
 use crate::{Finding, source::File};
 use std::collections::BTreeSet;
 
-const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault"];
+const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault", "tally"];
 const MEANS: &[&str] = &["board", "store", "systems"];
 const PARTS: &[&str] = &["kind", "sources", "process", "sinks"];
 const ASSEMBLY: &[&str] = &["config", "import", "runtime"];
@@ -14,6 +14,7 @@ const TABLE: &[Row] = &[
     ("budget", &[], &[]),
     ("clock", &[], &[]),
     ("fault", &[], &[]),
+    ("tally", &[], &[]),
     ("event", &[], &["clock"]),
     ("expr", &[], &["event"]),
     ("board", &[WORDS], &[]),
