@@ -6,9 +6,10 @@ use super::{
     tap,
 };
 use crate::{
+    budget::resident,
     clock,
     event::walk::Json,
-    runtime::Running,
+    runtime::{Counts, Running},
     store::{Letter, Refusal, Store, Which},
     systems::http::decode,
 };
@@ -205,6 +206,12 @@ impl Desk {
                 .map(|(name, reason, seconds)| json!({ "name": name, "reason": reason, "seconds": seconds }))
                 .collect();
             all["held"] = held.collect();
+            all["memory"] = resident().into();
+            let process = |(pipeline, counts): (String, Counts)| {
+                json!({ "pipeline": pipeline, "process": counts.name, "in": counts.taken, "out": counts.emitted,
+                    "skipped": counts.skipped, "failed": counts.failed, "mean_ns": counts.mean_ns })
+            };
+            all["processes"] = running.processes().into_iter().map(process).collect();
         }
         Ok(Reply::json(&all))
     }

@@ -36,6 +36,8 @@ impl Desk {
         let name = call.text("name").filter(|name| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()));
         let name = name.ok_or_else(|| Reply::problem(400, "`name`: expected a SHA-256 in hexadecimal"))?;
         let (at, topic) = (call.number("at")?.unwrap_or(0), call.text("topic"));
+        // Into another topic, it is another import.
+        let name = topic.iter().fold(name, |name, topic| name + " " + topic);
         let known = self.store.state(OWNER, name.as_bytes(), 1).await?;
         let known = known.first().and_then(|(_, done)| std::str::from_utf8(done).ok()?.parse::<u64>().ok());
         let (mut done, mut taken) = (known.unwrap_or(0), Taken::default());

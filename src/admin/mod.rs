@@ -183,12 +183,7 @@ struct Counter {
 }
 
 /// Until the other side has enough. Sets `taps` when an answer takes longer than others may.
-async fn greet(
-    stream: Box<dyn Stream>,
-    acceptor: Option<TlsAcceptor>,
-    counter: Arc<Counter>,
-    taps: Arc<AtomicBool>,
-) {
+async fn greet(stream: Box<dyn Stream>, acceptor: Option<TlsAcceptor>, counter: Arc<Counter>, taps: Arc<AtomicBool>) {
     let Some(acceptor) = acceptor else { return converse(stream, counter, taps).await };
     if let Ok(Ok(stream)) = timeout(HEAD, acceptor.accept(stream)).await {
         converse(Box::new(stream), counter, taps).await;

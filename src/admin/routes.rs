@@ -228,7 +228,10 @@ pub(super) const ROUTES: &[Route] = &[
         method: "POST",
         path: "/api/v1/query",
         about: "answers a SELECT, which is the body, over stored events and states",
-        query: &[("rows", "at most so many; 1000 without it"), ("ms", "milliseconds it may take; 5000 without it, 60000 at most")],
+        query: &[
+            ("rows", "at most so many; 1000 without it"),
+            ("ms", "milliseconds it may take; 5000 without it, 60000 at most"),
+        ],
         to: To::Operator,
         work: |desk, call| Box::pin(desk.query(call)),
     },

@@ -73,7 +73,8 @@ impl Body for Lines {
 impl Desk {
     pub(super) fn tap(&self, call: &Call) -> Result<Lines, Reply> {
         let running = self.running.as_ref().ok_or_else(|| Reply::problem(503, "no gateway runs: nothing passes"))?;
-        let target = call.text("of").ok_or_else(|| Reply::problem(400, "expected `of`: a topic, or `PIPELINE.PROCESS`"))?;
+        let target =
+            call.text("of").ok_or_else(|| Reply::problem(400, "expected `of`: a topic, or `PIPELINE.PROCESS`"))?;
         let when = call.text("when").map(|when| Expr::parse(&when)).transpose();
         let when = when.map_err(|error| Reply::problem(400, &format!("`when`: {error}")))?;
         let span = call.text("for").map_or(Ok(Span(LONGEST)), |text| text.parse());

@@ -10,11 +10,13 @@ mod operate;
 mod process;
 mod query;
 mod queue;
+mod replay;
 mod serial;
 mod stderr;
 mod stored;
 mod tap;
 mod test;
+mod top;
 
 use crate::{
     admin,
@@ -149,6 +151,18 @@ enum Command {
     ///
     /// Example: tidegate tap climate --when "event.temperature > 20.0" -n 5
     Tap(tap::Tap),
+    /// Run stored events through the pipelines of two configurations, the present and a candidate, and tell what came out
+    /// differently. Nothing is sent or stored, and what a process does outside is left out.
+    ///
+    /// The time is that at which the events were taken in. Exit codes: 0 the outputs are the same, 1 they differ.
+    ///
+    /// Example: tidegate replay candidate.jsonc --since 2h
+    Replay(replay::Replay),
+    /// Show what moves: rates, what waits, what is down, memory and disk, every second. Ends with `q`. Where no terminal is, it
+    /// looks once.
+    ///
+    /// Example: tidegate top
+    Top(top::Top),
     /// Ask in SQL what is stored; nothing is changed, and it ends in time.
     ///
     /// `events` has the columns topic, priority, seq, id, key, time (when it happened), taken (when it was taken in), stored
@@ -295,6 +309,13 @@ pub fn main() -> ExitCode {
         Command::Dead(what) => finish(operate::dead(&what)),
         Command::Queue(what) => finish(queue::run(&what)),
         Command::Tap(what) => finish(tap::run(&what)),
+        Command::Replay(what) => load(&what.which.gateway.config, |before, _| match loaded(&what.candidate) {
+            Ok((after, _)) => replay::run(&what, before, after),
+            Err(problems) => {
+                Err(anyhow::anyhow!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
+            }
+        }),
+        Command::Top(what) => finish(top::run(&what)),
         Command::Query(query) => finish(query::run(&query)),
         Command::Change(what) => finish(change::run(&what)),
         Command::Kinds { name, format } => finish(

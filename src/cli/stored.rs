@@ -1,12 +1,6 @@
 //! Stored events in pieces, for commands that read many of them.
 
-use crate::{
-    admin::client::Client,
-    budget::Span,
-    clock,
-    event::walk::Json,
-    store::At,
-};
+use crate::{admin::client::Client, budget::Span, clock, event::walk::Json, store::At};
 use anyhow::Context;
 use clap::Args;
 use serde::Deserialize;

@@ -40,6 +40,8 @@ pub struct Counts {
     pub skipped: u64,
     pub failed: u64,
     pub retried: u64,
+    /// Nanoseconds that an event takes, on the average of those that were timed.
+    pub mean_ns: Option<u64>,
 }
 
 impl Meter {
@@ -51,6 +53,7 @@ impl Meter {
             skipped: self.skipped.load(Relaxed),
             failed: self.failed.load(Relaxed),
             retried: self.retried.load(Relaxed),
+            mean_ns: self.latency().map(|(mean, _)| mean),
         }
     }
 

@@ -177,8 +177,7 @@ impl Running {
         }
         if topics.contains(target) {
             let reader = self.store().tail(&[target.into()]);
-            let topic =
-                Topic { reader, when, ready: VecDeque::new(), at: BTreeMap::new(), dropped: 0 };
+            let topic = Topic { reader, when, ready: VecDeque::new(), at: BTreeMap::new(), dropped: 0 };
             return Ok(Passing(From::Topic(Box::new(topic))));
         }
         topics.extend(processes.into_iter().map(|(name, _)| name));

@@ -13,6 +13,7 @@ use super::{
     schema,
 };
 use crate::{
+    budget::resident,
     clock,
     event::{
         Event,
@@ -32,8 +33,6 @@ use serde_json::Value;
 use std::{
     cmp::Ordering,
     collections::{BTreeSet, VecDeque},
-    fs::File,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -70,7 +69,7 @@ const LIMITS: &[(Limit, i32)] = &[
 /// Instructions of SQLite between two looks at the time; each may have made a value.
 const STEPS: i32 = 100;
 /// Between two looks at memory and the WAL.
-const LOOK: Duration = Duration::from_millis(2);
+const LOOK: Duration = Duration::from_millis(5);
 /// A batch that says it has more events than this is damaged: an event has four bytes at least, a row 256 KiB.
 const EVENTS: i64 = 100_000;
 /// Batches that are held decoded: a join of `events` with itself takes them in turn.
@@ -207,7 +206,6 @@ struct Guard {
     time: Duration,
     until: Instant,
     look: Instant,
-    status: Option<File>,
     memory: u64,
     wal: PathBuf,
     wal_bytes: u64,
@@ -222,12 +220,11 @@ impl Guard {
             time,
             until: now + time,
             look: now,
-            status: File::open("/proc/self/status").ok(),
-            memory: 0,
+            memory: resident(),
             wal: super::beside(path, "-wal"),
             wal_bytes: 0,
         };
-        (guard.memory, guard.wal_bytes) = (guard.resident(), guard.wal_size());
+        guard.wal_bytes = guard.wal_size();
         guard
     }
 
@@ -244,23 +241,13 @@ impl Guard {
             return None;
         }
         self.look = now + LOOK;
-        if self.resident().saturating_sub(self.memory) > MEMORY {
+        if resident().saturating_sub(self.memory) > MEMORY {
             return Some(format!("it takes more than {} MiB of memory", MEMORY >> 20));
         }
         if self.wal_size().saturating_sub(self.wal_bytes) > WAL {
             return Some(format!("{} MiB were stored meanwhile: ask for less at once", WAL >> 20));
         }
         self.shared.full.load(Relaxed).then(|| "the store is full and needs to make room".into())
-    }
-
-    /// Bytes of memory that the process takes.
-    fn resident(&self) -> u64 {
-        let mut text = [0; 2048];
-        let read = self.status.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
-        let text = std::str::from_utf8(&text[..read]).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.unwrap_or(0) << 10
     }
 
     fn wal_size(&self) -> u64 {
@@ -296,9 +283,8 @@ fn views(db: &Connection, shared: &Shared) -> rusqlite::Result<()> {
         parts.join(", ")
     ))?;
     for row in shared.ledger() {
-        let numbers = [
-            row.accepted, row.delivered, row.stopped, row.queued, row.dead, row.expired, row.evicted, row.offloaded,
-        ];
+        let numbers =
+            [row.accepted, row.delivered, row.stopped, row.queued, row.dead, row.expired, row.evicted, row.offloaded];
         let [a, b, c, d, e, f, g, h] = numbers.map(|n| n as i64);
         db.prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
             .execute(rusqlite::params![row.topic, row.consumer, a, b, c, d, e, f, g, h])?;

@@ -17,7 +17,8 @@ fn open(path: &Path) -> Store {
 async fn fill(store: &Store, topic: &str, priority: u8, from: i64, count: i64) -> Placed {
     let mut batch = Batch::default();
     for n in from..from + count {
-        let (id, body) = (format!("{topic}-{n}"), format!(r#"{{"n":{n},"temperature":{}.5,"deep":{{"a":[1,2]}}}}"#, n % 10));
+        let (id, body) =
+            (format!("{topic}-{n}"), format!(r#"{{"n":{n},"temperature":{}.5,"deep":{{"a":[1,2]}}}}"#, n % 10));
         let time = Some(When::Told(TEN + n * 1000));
         let draft = Draft { id: Some(&id), key: "k", time, meta: br#"{"m":1}"#, body: body.as_bytes(), ttl: None };
         batch.push(&draft).unwrap();
@@ -65,16 +66,41 @@ async fn events_states_and_dead_letters_are_tables() {
         ),
         // Times compare in both forms.
         ("SELECT count(*) FROM events WHERE time >= '2026-11-21T10:02:00Z' AND topic = 'hook'", json!([[31]])),
-        ("SELECT count(*) FROM events WHERE time >= datetime('2026-11-21', '10 hours', '2 minutes') AND topic = 'hook'", json!([[31]])),
+        (
+            "SELECT count(*) FROM events WHERE time >= datetime('2026-11-21', '10 hours', '2 minutes') AND topic = 'hook'",
+            json!([[31]]),
+        ),
         ("SELECT date(max(time)) FROM events", json!([["2026-11-21"]])),
-        ("SELECT count(*) FROM events WHERE taken > datetime('now', '-1 hour') AND stored > datetime('now', '-1 hour')", json!([[161]])),
-        ("SELECT body ->> 'n' FROM events WHERE topic = 'hook' AND priority = 4 ORDER BY seq DESC LIMIT 2", json!([[149], [148]])),
-        (&format!("SELECT group_concat(body ->> 'n') FROM events WHERE topic = 'hook' AND seq BETWEEN {} AND {}", seq + 99, seq + 101), json!([["99,100,101"]])),
+        (
+            "SELECT count(*) FROM events WHERE taken > datetime('now', '-1 hour') AND stored > datetime('now', '-1 hour')",
+            json!([[161]]),
+        ),
+        (
+            "SELECT body ->> 'n' FROM events WHERE topic = 'hook' AND priority = 4 ORDER BY seq DESC LIMIT 2",
+            json!([[149], [148]]),
+        ),
+        (
+            &format!(
+                "SELECT group_concat(body ->> 'n') FROM events WHERE topic = 'hook' AND seq BETWEEN {} AND {}",
+                seq + 99,
+                seq + 101
+            ),
+            json!([["99,100,101"]]),
+        ),
         // Two batches in turn, and one backwards.
-        ("SELECT sum(a.body ->> 'n' = b.body ->> 'n') FROM events a JOIN events b ON a.time_ms = b.time_ms WHERE a.topic = 'other' AND b.topic = 'hook'", json!([[10]])),
+        (
+            "SELECT sum(a.body ->> 'n' = b.body ->> 'n') FROM events a JOIN events b ON a.time_ms = b.time_ms WHERE a.topic = 'other' AND b.topic = 'hook'",
+            json!([[10]]),
+        ),
         ("SELECT owner, key, value ->> 'sum' FROM state", json!([["pipelines.p.sum", "a", 7]])),
-        ("SELECT consumer, topic, seq, reason, body ->> 'id' FROM dead WHERE at > datetime('now', '-1 hour')", json!([["sinks.cloud", "hook", 5, "no", "e"]])),
-        ("SELECT accepted, delivered, queued, dead FROM ledger WHERE consumer = 'sinks.cloud'", json!([[151, 5, 145, 1]])),
+        (
+            "SELECT consumer, topic, seq, reason, body ->> 'id' FROM dead WHERE at > datetime('now', '-1 hour')",
+            json!([["sinks.cloud", "hook", 5, "no", "e"]]),
+        ),
+        (
+            "SELECT accepted, delivered, queued, dead FROM ledger WHERE consumer = 'sinks.cloud'",
+            json!([[151, 5, 145, 1]]),
+        ),
         ("SELECT seq, next - seq FROM consumers WHERE priority = 4", json!([[seq + 6, 144]])),
         ("SELECT NULL, 1.5, x'ff00', 'a'", json!([[null, 1.5, "ff00", "a"]])),
     ] {
@@ -113,7 +139,9 @@ async fn what_is_ruled_out_is_not_decoded_and_what_is_damaged_is_told() {
     // Lanes by topic, batches by the range of their keys.
     let found = ask(&store, "EXPLAIN QUERY PLAN SELECT id FROM events WHERE topic = 'hook' AND seq > 7").await.unwrap();
     let plan = json!(found.rows).to_string();
-    for part in ["SEARCH l USING COVERING INDEX", "(topic=?)", "SEARCH b USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"] {
+    for part in
+        ["SEARCH l USING COVERING INDEX", "(topic=?)", "SEARCH b USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]
+    {
         assert!(plan.contains(part), "{plan}");
     }
     store.close().await;
@@ -145,7 +173,10 @@ async fn it_only_reads_and_ends_in_time_whatever_is_asked() {
         ("SELEKT 1".into(), "syntax error"),
         ("SELECT absent FROM events".into(), "no such column: absent"),
         (format!("{endless} count(*) FROM r"), "not done within 1000 ms"),
-        ("SELECT count(*) FROM events a, events b, events c WHERE a.id < b.id AND b.id < c.id".into(), "not done within 1000 ms"),
+        (
+            "SELECT count(*) FROM events a, events b, events c WHERE a.id < b.id AND b.id < c.id".into(),
+            "not done within 1000 ms",
+        ),
         ("SELECT length(randomblob(1000000000))".into(), "too big"),
         ("SELECT replace(hex(zeroblob(400000)), '00', 'xxxxxxx')".into(), "too big"),
         (format!("{endless} randomblob(1000000) AS b FROM r ORDER BY b"), "of memory"),
