@@ -38,11 +38,13 @@ struct Tail {
 
 impl Tail {
     async fn step(mut self) -> (Bytes, Option<Tail>) {
-        let line = tokio::select! {
-            biased;
-            () = &mut self.until => None,
-            line = self.passing.next(), if self.told < self.most => line,
-            else => None,
+        let line = match self.told < self.most {
+            true => tokio::select! {
+                biased;
+                () = &mut self.until => None,
+                line = self.passing.next() => line,
+            },
+            false => None,
         };
         match line {
             Some(line) => {

@@ -81,8 +81,8 @@ impl Screen {
 
     /// As much as there is room for.
     fn draw(&self, text: &str) -> std::io::Result<()> {
-        let (rows, width) = tcgetwinsize(stdout()).map_or((24, 80), |size| (size.ws_row, size.ws_col));
-        let (rows, width) = (usize::from(rows.max(2)), usize::from(width.max(20)));
+        let size = tcgetwinsize(stdout()).ok().filter(|size| size.ws_row > 1 && size.ws_col > 0);
+        let (rows, width) = size.map_or((24, 80), |size| (usize::from(size.ws_row), usize::from(size.ws_col)));
         let lines = text.lines().take(rows - 1).map(|line| line.chars().take(width).collect::<String>());
         let page: String = lines.map(|line| line + "\x1b[K\r\n").collect();
         self.write(&format!("\x1b[H{page}\x1b[J"))

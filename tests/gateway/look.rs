@@ -34,7 +34,7 @@ fn select(dir: &Path, sql: &str) -> Value {
     serde_json::from_str::<Value>(&text).unwrap()["rows"].take()
 }
 
-/// Sends events with temperatures; a hundredth degree tells them apart.
+/// Sends events with temperatures.
 fn post(listen: u16, temperatures: impl IntoIterator<Item = f64>) {
     let lines: Vec<String> = temperatures.into_iter().map(|t| json!({ "temperature": t }).to_string()).collect();
     let out = std::process::Command::new("curl")
@@ -97,7 +97,7 @@ fn what_is_stored_is_listed_and_shown_and_moved_to_another_gateway_once() {
     let (here, there, listen, far) = (folder(), folder(), port(), port());
     let gateway = Gateway::start(here.path(), &configuration(listen, port()), &[]);
     wait_for_port(listen);
-    let degrees = |range: std::ops::Range<i32>| range.map(|n| 20.0 + f64::from(n) / 100.0);
+    let degrees = |range: std::ops::Range<i32>| range.map(|n| 20.0 + f64::from(n) / 4.0);
     post(listen, degrees(0..1500));
     post(listen, degrees(1500..1503));
     wait_for("the pipeline", LONG, || {
@@ -110,8 +110,8 @@ fn what_is_stored_is_listed_and_shown_and_moved_to_another_gateway_once() {
     let text = said(here.path(), &["queue", "ls"]);
     assert!(text.contains("CONSUMER") && text.contains("sinks.cloud"), "{text}");
     let peek = |arguments: &[&str]| temperatures(&said(here.path(), &[&["queue", "peek", "hook"], arguments].concat()));
-    assert_eq!(peek(&["-n", "2"]), [20.0, 20.01]);
-    assert_eq!(peek(&["--from", "newest", "-n", "2"]), [35.01, 35.02]);
+    assert_eq!(peek(&["-n", "2"]), [20.0, 20.25]);
+    assert_eq!(peek(&["--from", "newest", "-n", "2"]), [395.25, 395.5]);
     assert_eq!(peek(&["--from", "-1h", "-n", "1"]), [20.0]);
 
     // Written out while the gateway runs, and after it.
@@ -136,7 +136,7 @@ fn what_is_stored_is_listed_and_shown_and_moved_to_another_gateway_once() {
         let path = here.path().join(file);
         run(there.path(), &[&["queue", "import", path.to_str().unwrap()], arguments].concat())
     };
-    for (file, wrong) in [("cut", &file[..file.len() / 2]), ("changed", &file.replacen("20.01", "20.02", 1))] {
+    for (file, wrong) in [("cut", &file[..file.len() / 2]), ("changed", &file.replacen("20.25", "20.75", 1))] {
         std::fs::write(here.path().join(file), wrong).unwrap();
         let out = import(file, &[]);
         assert_eq!((out.status.code(), out.stdout.len()), (Some(1), 0), "{out:?}");
