@@ -1,4 +1,5 @@
-//! Writes the man pages and the shells' completions into a folder: `cargo run --example pages -- FOLDER`.
+//! Writes the man pages and the shells' completions into a folder: `cargo run --example pages -- FOLDER`. The packages have them;
+//! the binary does not, since what makes them would be a part of it on every board.
 
 use anyhow::Context;
 use clap_complete::{Shell, generate_to};

@@ -1,9 +1,6 @@
 //! The only place that reads a clock. The wall clock of a board may say 1970; the monotonic one never steps back.
 
-use std::{
-    sync::atomic::{AtomicI64, AtomicU32, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 /// When the gateway took an event in, said so that it can be mended later: an event taken in before the first time
 /// synchronisation carries a wrong wall time, but boot and monotonic time place it exactly.
@@ -54,14 +51,6 @@ impl Stamp {
         let known = [Quality::Synced, Quality::Restamped, now.quality].into_iter().find(|q| q.name() == quality);
         let quality = known.unwrap_or(Quality::Estimated);
         Stamp { wall_ms, mono_ms: now.mono_ms.saturating_sub(ago), quality, ..now }
-    }
-
-    /// How long before `now` that was: by the monotonic clock within one start of the gateway, else by the wall clock, and
-    /// not at all where that was set back in between.
-    pub fn age(&self, now: &Stamp) -> Duration {
-        let wall = now.wall_ms.saturating_sub(self.wall_ms);
-        let mono = now.mono_ms.saturating_sub(self.mono_ms);
-        Duration::from_millis(if self.boot == now.boot { mono } else { u64::try_from(wall).unwrap_or(0) })
     }
 }
 

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+/// From so many bytes on a text counts as a secret, or a word of it as telling one.
+const TELLING: usize = 8;
+
 /// The answer to "what now?" after a component failed. Text for people rides along.
 #[derive(Debug)]
 pub enum Fault {
@@ -69,9 +72,31 @@ pub fn printable(bytes: &[u8], limit: usize) -> String {
     })
 }
 
+/// Foreign text with `…` for each of our secrets in it, and for each telling word of one: of `Bearer TOKEN`, a server may
+/// send back the token alone.
+pub fn blotted<'a>(text: &[u8], secrets: impl IntoIterator<Item = &'a str>) -> String {
+    let text = String::from_utf8_lossy(text).into_owned();
+    secrets.into_iter().filter(|secret| secret.len() >= TELLING).fold(text, |text, secret| {
+        let words = secret.split_whitespace().filter(|word| word.len() >= TELLING);
+        words.fold(text.replace(secret, "…"), |text, word| text.replace(word, "…"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_that_comes_back_is_not_told() {
+        for (text, want) in [
+            ("401 for Bearer canary-token", "401 for …"),
+            ("no token `canary-token`", "no token `…`"),
+            ("Bearer is expected", "Bearer is expected"),
+            ("a short one", "a short one"),
+        ] {
+            assert_eq!(blotted(text.as_bytes(), ["", "Bearer canary-token", "short"]), want);
+        }
+    }
 
     #[test]
     fn foreign_text_cannot_harm_a_terminal() {

@@ -26,6 +26,7 @@
 //!
 //! - [`fault`], [`budget`], [`clock`] and [`tally`] are small: what to do after a failure; sizes, spans and the memory that sources
 //!   share; the only wall clock; counts for who looks on.
+//! - [`logs`] is where lines of the log go: to a person, to journald, or as JSON; none ever stops the gateway.
 //! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
 //!   to the log.
 //! - [`expr`] compiles and evaluates conditions and values, a subset of CEL.
@@ -52,6 +53,7 @@
 //! |---|---|---|
 //! | words | `budget` `clock` `fault` `tally` | nothing |
 //! | | `event` | `clock` |
+//! | | `logs` | `clock` |
 //! | | `expr` | `event` |
 //! | means | `store` `systems` `board` | the words |
 //! | components | `kind` | the words and means |
@@ -102,6 +104,7 @@ pub mod expr;
 pub mod fault;
 pub mod import;
 pub mod kind;
+pub mod logs;
 pub mod process;
 pub mod runtime;
 pub mod sinks;

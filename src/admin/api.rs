@@ -9,6 +9,7 @@ use crate::{
     budget::resident,
     clock,
     event::walk::Json,
+    logs,
     runtime::{Counts, Running},
     store::{Letter, Refusal, Store, Which},
     systems::http::decode,
@@ -22,6 +23,8 @@ const LETTERS: usize = 100;
 const MOST_LETTERS: usize = 1000;
 /// They take their own turns, since they take long.
 const APART: [&str; 2] = ["/api/v1/query", "/api/v1/queue"];
+/// Lines of the log in one answer, if it does not say otherwise.
+const LINES: usize = 100;
 /// The writer of a store that works answers sooner.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -214,6 +217,16 @@ impl Desk {
             all["processes"] = running.processes().into_iter().map(process).collect();
         }
         Ok(Reply::json(&all))
+    }
+
+    /// The newest lines of the log that a gateway has at hand.
+    pub(super) fn logs(&self, call: &Call) -> Answer {
+        if self.running.is_none() {
+            return Err(Reply::problem(409, "no gateway runs, so none has its log at hand: see where it was written"));
+        }
+        let lines = logs::recent(call.number("n")?.unwrap_or(LINES));
+        let lines: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        Ok(Reply::json(&json!({ "lines": lines })))
     }
 
     /// Progress, not existence: the store's writer answers, and no pipeline is stuck. An upstream that is down is no reason

@@ -62,7 +62,7 @@ impl Client {
         let target = target(path, query);
         let reply = match &self.stored {
             Some(stored) => stored.answer(method, &target, body),
-            None => match running(&self.settings, method, &target, body)? {
+            None => match send(&self.settings, method, &target, body)? {
                 Some(reply) => reply,
                 None => self.stored.insert(Stored::open(&self.settings)?).answer(method, &target, body),
             },
@@ -174,8 +174,12 @@ fn head(
     Ok((status.context("the answer is not HTTP")?, answer))
 }
 
-/// The answer of a gateway that runs; nothing if none does.
-fn running(settings: &Settings, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Option<Reply>> {
+/// The answer of a gateway that runs, whatever it is; nothing if none does.
+pub fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
+    send(settings, method, target, &[])
+}
+
+fn send(settings: &Settings, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Option<Reply>> {
     let Some(stream) = connect(settings)? else { return Ok(None) };
     let (status, answer) = head(stream, settings, method, target, "1.1", body)?;
     let mut body = Vec::new();

@@ -92,6 +92,14 @@ pub(super) const ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
+        path: "/api/v1/logs",
+        about: "the newest lines of the log",
+        query: &[("n", "so many; 100 without it")],
+        to: To::Operator,
+        work: |desk, call| Box::pin(ready(desk.logs(call))),
+    },
+    Route {
+        method: "GET",
         path: "/api/v1/ledger",
         about: "what became of every event, by topic and consumer",
         query: &[],
@@ -263,8 +271,11 @@ pub(super) const ROUTES: &[Route] = &[
     },
 ];
 
+/// What stood for the parts in braces, by their names.
+type Parts<'a> = Vec<(&'static str, &'a str)>;
+
 /// The route of a request, and what stood for the parts in braces; or the status of a refusal.
-pub(super) fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, Vec<(&'static str, &'a str)>), u16> {
+pub(super) fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Route, Parts<'a>), u16> {
     let mut status = 404;
     for route in ROUTES {
         match fits(route.path, path) {
@@ -281,7 +292,7 @@ pub(super) fn braced(part: &str) -> Option<&str> {
     part.strip_prefix('{')?.strip_suffix('}')
 }
 
-fn fits<'a>(pattern: &'static str, path: &'a str) -> Option<Vec<(&'static str, &'a str)>> {
+fn fits<'a>(pattern: &'static str, path: &'a str) -> Option<Parts<'a>> {
     let mut parts = Vec::new();
     let (mut path, mut pattern) = (path.split('/'), pattern.split('/'));
     loop {

@@ -14,6 +14,8 @@ use std::fmt::Write;
 #[derive(Subcommand)]
 pub enum Action {
     /// List the chips and their lines, with names and who has them.
+    ///
+    /// Example: tidegate gpio list
     List {
         /// Output: `text` for people, `json` for programs.
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]

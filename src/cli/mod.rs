@@ -1,9 +1,12 @@
 //! The command line.
 
 mod board;
+mod bundle;
 mod change;
+mod doctor;
 mod gpio;
 mod i2c;
+mod init;
 pub mod kinds;
 mod modbus;
 mod operate;
@@ -12,7 +15,6 @@ mod query;
 mod queue;
 mod replay;
 mod serial;
-mod stderr;
 mod stored;
 mod tap;
 mod test;
@@ -23,7 +25,7 @@ use crate::{
     config::{self, Catalogue, Problem},
     import,
     kind::{self, Process, Sink, Source},
-    process as processes, runtime, sinks, sources,
+    logs, process as processes, runtime, sinks, sources,
 };
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -44,6 +46,8 @@ const LONGEST_PASSWORD: u64 = 65_535;
 /// them, and sends the results upstream whenever there is an upstream.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration.
+///
+/// Example: tidegate check configs/demo.jsonc
 #[derive(Parser)]
 #[command(name = "tidegate", version, max_term_width = 100)]
 struct Arguments {
@@ -66,6 +70,10 @@ enum Command {
         /// that names the process or sink that failed.
         #[arg(long)]
         stateless: bool,
+        /// How the log is written: `text` for people, `json`, `journal` for journald. Without it: as `TIDEGATE_LOG` says, or
+        /// whatever suits standard error.
+        #[arg(long, value_parser = logs::Form::NAMES)]
+        log: Option<String>,
     },
     /// Check a configuration: every error with its line and column, exit code 78 if there is one.
     ///
@@ -110,6 +118,16 @@ enum Command {
         #[command(flatten)]
         which: operate::Which,
     },
+    /// Show the newest lines of a running gateway's log; it has the last 256 KiB at hand, wherever they were written.
+    ///
+    /// Example: tidegate logs -n 20
+    Logs {
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: usize,
+        #[command(flatten)]
+        which: operate::Which,
+    },
     /// Tell what became of every event, by topic and consumer: accepted = delivered + queued + dead + expired + evicted +
     /// offloaded.
     ///
@@ -118,6 +136,22 @@ enum Command {
         #[command(flatten)]
         which: operate::Which,
     },
+    /// Look for what could keep a gateway from its work, and say what to do: clock, disk, rights, ports, devices, TLS,
+    /// upstreams, memory, and for how long the store lasts.
+    ///
+    /// It changes nothing, sends nothing to an upstream but a TLS handshake, and takes a few seconds. Exit code 1 if something is
+    /// wrong.
+    ///
+    /// Example: tidegate doctor --rate 20/s --size 200B
+    Doctor(doctor::Doctor),
+    /// Put what somebody needs who is to help into one file: versions, status, ledger, reasons of dead letters, metrics, log,
+    /// what `tidegate doctor` finds, the configuration, and what machine this is.
+    ///
+    /// No event's body is in it, and no secret: those of the configuration are blotted out, by the names of their fields and
+    /// wherever they stand. Comments are left out. Look at it all the same before you give it away.
+    ///
+    /// Example: tidegate support-bundle -o bundle.tar.gz
+    SupportBundle(bundle::Bundle),
     /// Hold a pipeline or sink back: what it has in hand it finishes, the rest stays queued, also over restarts.
     ///
     /// Example: tidegate pause sinks.cloud
@@ -210,9 +244,13 @@ enum Command {
         action: gpio::Action,
     },
     /// List the I2C buses, or who is on one: `tidegate i2c scan`.
+    ///
+    /// Example: tidegate i2c scan
     #[command(subcommand)]
     I2c(i2c::I2c),
     /// Ask a Modbus unit, on a serial line or over TCP, without a gateway.
+    ///
+    /// Example: tidegate modbus read --tcp 192.168.1.20 --input 0 --as f32
     #[command(subcommand)]
     Modbus(modbus::Modbus),
     /// Hash a password for the `users` of an `mqtt_listen` source: reads it from standard input, prints the hash.
@@ -236,8 +274,23 @@ enum Command {
         file: PathBuf,
     },
     /// List the serial ports, or watch what comes from one.
+    ///
+    /// Example: tidegate serial list
     #[command(subcommand)]
     Serial(serial::Command),
+    /// Write a commented configuration to begin with, for a use; without one, list the uses.
+    ///
+    /// Example: tidegate init broker-bridge -o tidegate.jsonc
+    Init {
+        /// What it is for, such as `gpio-to-mqtt`.
+        r#use: Option<String>,
+        /// Where to write it; without, it is printed.
+        #[arg(short, long, requires = "use")]
+        output: Option<PathBuf>,
+        /// Overwrite a file that is there.
+        #[arg(long, requires = "output")]
+        force: bool,
+    },
     /// Print the JSON Schema of the configuration, for editors.
     ///
     /// Example: tidegate schema > tidegate.schema.json
@@ -278,9 +331,18 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
-    stderr::log();
-    match arguments.command {
-        Command::Run { file, stateless } => gateway(&file, stateless),
+    logs::begin(match &arguments.command {
+        Command::Run { log, .. } => log.as_deref(),
+        _ => None,
+    });
+    let code = execute(arguments.command);
+    log::logger().flush();
+    code
+}
+
+fn execute(command: Command) -> ExitCode {
+    match command {
+        Command::Run { file, stateless, .. } => gateway(&file, stateless),
         Command::Process { file, source } => {
             // Its warnings are about a gateway: what nobody reads, what goes nowhere.
             load(&file, |plan, _| process::run(plan, source.as_deref()))
@@ -303,7 +365,10 @@ pub fn main() -> ExitCode {
             test::run(&plan, &again, pipeline.as_deref(), &format)
         }),
         Command::Status { which } => finish(operate::status(&which)),
+        Command::Logs { lines, which } => finish(operate::logs(lines, &which)),
         Command::Ledger { which } => finish(operate::ledger(&which)),
+        Command::SupportBundle(what) => finish(bundle::run(what)),
+        Command::Doctor(what) => doctor::run(&what),
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
@@ -337,6 +402,7 @@ pub fn main() -> ExitCode {
         Command::Passwd { rounds } => finish(passwd(rounds)),
         Command::ImportBinge { file } => import_binge(&file),
         Command::Serial(command) => finish(serial::run(command)),
+        Command::Init { r#use, output, force } => finish(init::init(r#use.as_deref(), output.as_deref(), force)),
         Command::Schema => finish(print(&format!("{:#}\n", config::schema(&catalogue())))),
     }
 }
@@ -425,9 +491,10 @@ fn load(file: &Path, go: impl FnOnce(runtime::Plan, Vec<Problem>) -> anyhow::Res
     }
 }
 
+/// On standard error, as far as that takes it: a gateway that runs may tell of a wrong configuration on a full disk.
 fn show(prefix: &str, problems: &[Problem]) {
     for problem in problems {
-        eprintln!("{prefix}{problem}");
+        writeln!(std::io::stderr(), "{prefix}{problem}").ok();
     }
 }
 

@@ -1,11 +1,11 @@
-//! `tidegate status`, `ledger` and `dead`: what an operator sees and does.
+//! `tidegate status`, `logs`, `ledger` and `dead`: what an operator sees and does.
 
 use super::{Format, columns, print};
 use crate::{admin::client::Client, config};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which gateway.
 #[derive(Args)]
@@ -125,13 +125,21 @@ impl Gateway {
 }
 
 impl Which {
+    pub(super) fn config(&self) -> &Path {
+        &self.gateway.config
+    }
+
+    pub(super) fn format(&self) -> Format {
+        Format::of(&self.format)
+    }
+
     pub(super) fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
         self.gateway.client()?.ask(method, path, query, &[])
     }
 
     /// Prints the answer, for people as `text` makes it.
     pub(super) fn show(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
-        match Format::of(&self.format) {
+        match self.format() {
             Format::Json => print(&format!("{answer:#}\n")),
             Format::Text => print(&text(answer)),
         }
@@ -178,10 +186,14 @@ fn letters(answer: &Value) -> String {
     format!("{}{} of {}\n", columns(&rows), list.len(), answer["count"])
 }
 
-/// A value in a line of a table: short, and without anything that a terminal would obey.
+/// A value in a line of a table.
 pub(super) fn cell(value: &Value) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect()
+    plain(value.as_str().unwrap_or(&value.to_string())).chars().take(120).collect()
+}
+
+/// A text without anything that a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Holds a consumer back, or lets it go.
@@ -206,6 +218,18 @@ fn table(ledger: &Value) -> String {
         rows.push(names.map(|name| cell(&row[name])).collect());
     }
     columns(&rows)
+}
+
+/// The newest lines of the log.
+pub(super) fn logs(lines: usize, which: &Which) -> anyhow::Result<()> {
+    which.show(&which.ask("GET", "/logs", &[("n", lines.to_string())])?, |answer| {
+        let lines = answer["lines"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let text = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        let line = |line| {
+            format!("{} {:<5} {}\n", text(line, "time"), text(line, "level").to_uppercase(), text(line, "message"))
+        };
+        lines.iter().map(line).collect()
+    })
 }
 
 pub(super) fn status(which: &Which) -> anyhow::Result<()> {

@@ -1,9 +1,11 @@
 //! What no schema can say: names that refer to each other.
 
+use super::interpolate;
 use super::report::{Report, field, shown};
 use super::suggest::unknown_name;
 use super::tree::{Content, Node};
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 /// Checks the names of the whole tree: defined once, defined at all, no pipeline that feeds itself.
 pub(super) fn check(root: &Node, report: &mut Report<'_>) {
@@ -14,6 +16,24 @@ pub(super) fn check(root: &Node, report: &mut Report<'_>) {
     late(root, &names, report);
     cycles(root, report);
     unused(root, report);
+    keys(root, "", report);
+}
+
+/// Private keys that everybody on the machine can read: the `key` beside a `cert`, wherever it stands. They work, so that this is
+/// a warning.
+fn keys(node: &Node, path: &str, report: &mut Report<'_>) {
+    if let (Some(_), Some(key)) = (node.get("cert").and_then(Node::text), node.get("key")) {
+        let file = Path::new(key.text().unwrap_or_default());
+        if let Some(open) = std::fs::metadata(file).ok().and_then(|meta| interpolate::open(file, &meta)) {
+            report.warning(field(path, "key"), key.at, interpolate::redact(&open, &key.filled()));
+        }
+    }
+    for below in node.fields() {
+        keys(&below.node, &field(path, &below.name), report);
+    }
+    for (i, item) in node.items().iter().enumerate() {
+        keys(item, &format!("{path}[{i}]"), report);
+    }
 }
 
 fn section<'n>(root: &'n Node, name: &str) -> &'n [super::tree::Field] {

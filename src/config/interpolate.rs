@@ -6,8 +6,9 @@ use std::{ffi::OsString, fs::File, io::Read, path::Path};
 
 /// A key, a certificate chain or a token is far smaller.
 const LARGEST: u64 = 64 << 10;
-/// Mode bit of a file that everyone may read.
+/// Mode bits of a file that everyone may read, or write.
 const READ_BY_OTHERS: u32 = 0o004;
+const WRITTEN_BY_OTHERS: u32 = 0o002;
 /// From this length on a piece of a secret counts as the secret: messages may cut or quote it in part.
 const TELLING: usize = 8;
 
@@ -25,7 +26,7 @@ pub(crate) struct Filled {
 }
 
 pub(crate) struct Part {
-    value: String,
+    pub value: String,
     reference: String,
 }
 
@@ -121,8 +122,8 @@ fn read(path: &Path, private: bool) -> Result<String, String> {
     if !meta.is_file() {
         return Err("not a regular file".into());
     }
-    if private && meta.mode() & READ_BY_OTHERS != 0 {
-        return Err(format!("everyone can read this file; run `chmod 600 {}`", shorten(&path.to_string_lossy())));
+    if let Some(open) = open(path, &meta).filter(|_| private) {
+        return Err(open);
     }
     let mut text = Vec::new();
     File::open(path).and_then(|f| f.take(LARGEST + 1).read_to_end(&mut text)).map_err(told)?;
@@ -137,6 +138,16 @@ fn read(path: &Path, private: bool) -> Result<String, String> {
         }
     }
     Ok(text)
+}
+
+/// What is wrong with the mode of a file that holds a secret.
+pub(super) fn open(path: &Path, meta: &std::fs::Metadata) -> Option<String> {
+    let what = match meta.mode() {
+        mode if mode & READ_BY_OTHERS != 0 => "read",
+        mode if mode & WRITTEN_BY_OTHERS != 0 => "write",
+        _ => return None,
+    };
+    Some(format!("everyone can {what} this file; run `chmod 600 {}`", shorten(&path.to_string_lossy())))
 }
 
 /// A message of a component, with everything that came from outside put back to how the file writes it. A message that
@@ -237,6 +248,7 @@ mod tests {
             (b"abc\r\n", 0o640, Ok("abc")),
             (b"abc\n\n", 0o600, Ok("abc\n")),
             (b"abc\n", 0o604, Err("everyone can read this file; run `chmod 600 ")),
+            (b"abc\n", 0o622, Err("everyone can write this file; run `chmod 600 ")),
             (b"\xff", 0o600, Err("the file is not UTF-8")),
             (&[b'x'; 65_537], 0o600, Err("the file is larger than 64KiB")),
         ] {

@@ -13,6 +13,7 @@ pub(crate) mod report;
 mod rules;
 mod schema;
 mod settings;
+mod share;
 mod space;
 pub(crate) mod suggest;
 pub(crate) mod tree;
@@ -33,6 +34,7 @@ pub use settings::{
     PipelineSettings, ProcessCommon, Retry, Settings, SinkCommon, SourceCommon, Start, StoreSettings, TopicSettings,
     WhenFull,
 };
+pub use share::shareable;
 pub(crate) use suggest::{choice, unknown_name};
 
 use interpolate::Outside;
@@ -113,6 +115,15 @@ pub fn settings(file: &Path, text: &str) -> Result<Settings, Vec<Problem>> {
         (Some(settings), errors) if errors.is_empty() => Ok(settings),
         (_, errors) => Err(errors),
     }
+}
+
+/// A whole configuration as values, for who looks at what it names. References that cannot be filled in here are left empty. What
+/// it holds may be secret.
+pub fn values(file: &Path, text: &str) -> Option<serde_json::Value> {
+    let outside =
+        |reference: &str| Ok(interpolate::resolve(reference, &|name| std::env::var_os(name)).unwrap_or_default());
+    let mut report = Report::new(file.display().to_string(), text);
+    tree::parse(text.strip_prefix('\u{feff}').unwrap_or(text), &outside, &mut report).map(|root| root.json())
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ impl<'a> Report<'a> {
         let line_start = before.rfind('\n').map_or(0, |n| n + 1);
         Problem {
             path: finding.path.clone(),
-            message: one_line(&finding.message),
+            message: without_user(&one_line(&finding.message)),
             file: self.file.clone(),
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
@@ -138,11 +138,41 @@ pub(crate) fn shown(text: &str) -> String {
     out
 }
 
+/// With nothing of the user and password of a URL: all that stands before its `@`.
+fn without_user(message: &str) -> String {
+    let words = message.split_inclusive(|c: char| c.is_whitespace() || c == '`' || c == '"');
+    let shown = words.map(|word| match word.rfind('@').filter(|at| word[..*at].contains(':')) {
+        Some(at) => {
+            let from = word.find("://").map_or(0, |colon| colon + 3);
+            format!("{}…{}", &word[..from.min(at)], &word[at..])
+        }
+        None => word.to_owned(),
+    });
+    shown.collect()
+}
+
 /// Messages of decoders may span lines (those of `regex` do) and quote a value at length.
 fn one_line(message: &str) -> String {
     let line = message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_password_of_a_url_are_not_told() {
+        for (message, want) in [
+            ("found `amqp://me:canary@host/x`", "found `amqp://…@host/x`"),
+            ("`me:canary@host`: `mqtt://` is missing", "`…@host`: `mqtt://` is missing"),
+            ("mqtt://me:can/ary@host, a@b", "mqtt://…@host, a@b"),
+            ("`http://host:80/x`", "`http://host:80/x`"),
+        ] {
+            assert_eq!(without_user(message), want);
+        }
     }
 }

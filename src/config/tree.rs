@@ -12,6 +12,8 @@ pub(crate) const LARGEST: Size = Size(4 << 20);
 const DEEPEST: usize = 64;
 /// The same for what programs write.
 const DEEPEST_WRITTEN: usize = 256;
+/// Of what is quoted where it should not stand: `undefined`, `True`.
+const LONGEST_WORD: usize = 9;
 
 /// A value and the byte offset where it starts.
 pub(crate) struct Node {
@@ -116,12 +118,14 @@ fn explain(kind: &ParseErrorKind, rest: &str, deepest: usize) -> String {
     use ParseErrorKind as K;
     let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || "_-+.".contains(*c)).collect();
     let word = if word.is_empty() { rest.chars().take(1).collect() } else { word };
+    // A longer one may be a secret whose quotes were forgotten.
+    let short = if word.len() > LONGEST_WORD { "…".into() } else { shown(&word) };
     match kind {
         K::ExpectedColonAfterObjectKey => "expected `:` after the name of the field".into(),
         K::ExpectedObjectValue => "expected a value after `:`".into(),
         K::ExpectedStringObjectProperty => format!("names of fields stand in quotes: `\"{}\"`", shown(&word)),
         K::ExpectedComma => "expected `,` before the next value".into(),
-        K::MultipleRootJsonValues => format!("expected the end of the file, found `{}`", shown(&word)),
+        K::MultipleRootJsonValues => format!("expected the end of the file, found `{short}`"),
         K::SingleQuotedStringsNotAllowed => "text stands in double quotes".into(),
         K::HexadecimalNumbersNotAllowed | K::UnaryPlusNumbersNotAllowed => {
             format!("`{}` is not a number as JSON writes it", shown(&word))
@@ -134,7 +138,7 @@ fn explain(kind: &ParseErrorKind, rest: &str, deepest: usize) -> String {
         K::UnterminatedObject => "an object without its closing `}`".into(),
         K::UnterminatedCommentBlock => "a comment without its closing `*/`".into(),
         K::NestingDepthExceeded => format!("nested deeper than {deepest} levels"),
-        _ => format!("unexpected `{}`", shown(&word)),
+        _ => format!("unexpected `{short}`"),
     }
 }
 

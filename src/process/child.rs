@@ -7,7 +7,7 @@
 use crate::{
     budget::{Size, Span},
     event::json::{self, Kind},
-    fault::{Fault, printable},
+    fault::{Fault, blotted, printable},
 };
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::{
@@ -95,10 +95,15 @@ impl Program {
             _ => Err(Fault::reject(format!(
                 "`{}` printed what is not one JSON object: `{}`{}",
                 self.path,
-                printable(out, QUOTE),
+                printable(self.blotted(out).as_bytes(), QUOTE),
                 if out.len() > QUOTE { "…" } else { "" }
             ))),
         }
+    }
+
+    /// What it printed, without what it was given in its environment: secrets come that way.
+    fn blotted(&self, printed: &[u8]) -> String {
+        blotted(printed, self.env.values().map(String::as_str))
     }
 
     /// Runs it to its end. Gives what it printed.
@@ -149,7 +154,7 @@ impl Run {
             (Ok(Err(e)), _) | (_, Ok(Err(e))) => return Err(Fault::retry(format!("`{path}` cannot be watched: {e}"))),
             (_, Err(_)) => "hangs and cannot be killed".into(),
         };
-        Err(Fault::reject(format!("`{path}` {wrong}{}", self.said)))
+        Err(Fault::reject(format!("`{path}` {wrong}{}", self.said.told(&program))))
     }
 
     /// Until it has ended, which is not yet reaped, or has printed too much. Others may hold its pipes beyond that.
@@ -253,30 +258,27 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// The last of what came from stderr.
+/// The last of what came from stderr: twice as much as is told, so that what is cut off a secret is not told either.
 #[derive(Default)]
 struct Tail {
     last: Vec<u8>,
-    cut: bool,
 }
 
 impl Tail {
     /// There is always room.
     fn push(&mut self, piece: &[u8]) -> bool {
         self.last.extend_from_slice(piece);
-        if self.last.len() > QUOTE {
-            self.last.drain(..self.last.len() - QUOTE);
-            self.cut = true;
+        if self.last.len() > 2 * QUOTE {
+            self.last.drain(..self.last.len() - 2 * QUOTE);
         }
         true
     }
-}
 
-impl std::fmt::Display for Tail {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let said = self.last.trim_ascii();
-        let dots = if self.cut { "…" } else { "" };
-        if said.is_empty() { Ok(()) } else { write!(f, ": {dots}{}", printable(said, QUOTE)) }
+    fn told(&self, program: &Program) -> String {
+        let said = program.blotted(self.last.trim_ascii());
+        let from = (said.len().saturating_sub(QUOTE)..).find(|at| said.is_char_boundary(*at)).unwrap_or_default();
+        let dots = if from > 0 { "…" } else { "" };
+        if said.is_empty() { said } else { format!(": {dots}{}", printable(&said.as_bytes()[from..], QUOTE)) }
     }
 }
 

@@ -99,6 +99,23 @@ async fn all_that_was_printed_is_there() {
 }
 
 #[tokio::test]
+async fn what_it_tells_of_its_environment_is_not_told() {
+    let env: BTreeMap<String, String> = [("TOKEN".to_owned(), "canary-token".to_owned())].into();
+    for (script, want) in [
+        ("echo no $TOKEN >&2; exit 1", "reject: `/bin/sh` ended with status 1: no …"),
+        ("echo $TOKEN", "reject: `/bin/sh` printed what is not one JSON object: `…`"),
+        // Cut by what is told, and by what is kept.
+        ("printf '%s%295s' $TOKEN . >&2; exit 1", " ."),
+        ("printf '%s%595s' $TOKEN . >&2; exit 1", " ."),
+    ] {
+        let args = vec!["-c".to_owned(), script.to_owned()];
+        let program = Program::new("/bin/sh".into(), args, Span::millis(5000), 1);
+        let got = told(Arc::new(program.with(env.clone(), None, Size(1000))).answer(b"{}").await);
+        assert!(got.ends_with(want) && !got.contains("token"), "{script}: {got}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_started_is_tried_again() {
     let dir = tempfile::tempdir().unwrap();
     let plain = dir.path().join("plain");

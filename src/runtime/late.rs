@@ -2,7 +2,7 @@
 
 use super::sink::Gathered;
 use crate::{
-    clock::{self, Stamp},
+    clock::Stamp,
     config::{Late, late_topic},
     event::{Batch, Event, Path},
     store::Append,
@@ -25,20 +25,21 @@ impl Lateness {
     }
 
     /// Marks late events, or takes them out: then they count as delivered that ended here, and are for the other's topic.
-    pub fn treat(&self, gathered: &mut Gathered) -> Vec<Append> {
-        let now = clock::stamp();
-        let Some(mark) = &self.mark else { return self.take(gathered, &now) };
-        for event in gathered.events.iter_mut().filter(|event| self.is_late(event, &now)) {
+    /// `age` says how long ago the gateway took an event in.
+    pub fn treat(&self, gathered: &mut Gathered, age: impl Fn(&Stamp) -> Duration) -> Vec<Append> {
+        let late = |event: &Event| age(&event.stamp) > self.after;
+        let Some(mark) = &self.mark else { return self.take(gathered, late) };
+        for event in gathered.events.iter_mut().filter(|event| late(event)) {
             event.body.set(mark, b"true").ok(); // below what is no object there is no place for it
         }
         Vec::new()
     }
 
-    fn take(&self, gathered: &mut Gathered, now: &Stamp) -> Vec<Append> {
+    fn take(&self, gathered: &mut Gathered, late: impl Fn(&Event) -> bool) -> Vec<Append> {
         let mut batches: BTreeMap<u8, Batch> = BTreeMap::new();
         let Gathered { events, moves, bytes, .. } = gathered;
         events.retain(|event| {
-            let late = self.is_late(event, now);
+            let late = late(event);
             if late {
                 batches.entry(event.priority).or_default().push_event(event);
                 *bytes -= event.body.size() + event.meta.len();
@@ -50,9 +51,5 @@ impl Lateness {
         });
         let append = |(priority, batch)| Append { topic: self.topic.clone(), priority, batch };
         batches.into_iter().map(append).collect()
-    }
-
-    fn is_late(&self, event: &Event, now: &Stamp) -> bool {
-        event.stamp.age(now) > self.after
     }
 }

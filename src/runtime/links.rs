@@ -76,6 +76,14 @@ impl Links {
         lock(&self.0.outlets).iter().map(|(name, counts)| (name.clone(), counts.clone())).collect()
     }
 
+    /// Whether a consumer, or one of its processes, is down.
+    pub fn fails(&self, consumer: &str) -> bool {
+        let links = lock(&self.0.down);
+        links
+            .keys()
+            .any(|name| name.strip_prefix(consumer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    }
+
     /// Held by who tries events that may kill the gateway: one at a time, so that the right one is blamed.
     pub fn turns(&self) -> Arc<tokio::sync::Mutex<()>> {
         self.0.turns.clone()

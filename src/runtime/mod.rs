@@ -170,6 +170,7 @@ fn start_faces<F: Future<Output = ()> + Send + 'static>(
     tasks: &mut JoinSet<()>,
 ) {
     tasks.spawn(quiet_end(face(view.clone()), stop.clone()));
+    tasks.spawn(quiet_end(status::tell_repeats(), stop.clone()));
     if std::io::stderr().is_terminal() {
         tasks.spawn(quiet_end(view.clone().print(), stop.clone()));
     }

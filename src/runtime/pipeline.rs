@@ -3,7 +3,7 @@
 use super::{
     chain::{Chain, Effect, Patience, Run, Unfinished},
     step::{Made, letter},
-    suspect::{SURVIVED, Suspects},
+    suspect::{Suspects, survived},
     window::Window,
 };
 use crate::{
@@ -116,11 +116,12 @@ impl Pipeline {
                 self.reader.rewind(lot.lane, lot.from);
                 break;
             }
+            let chain = self.chain.clone();
             let work = self.lot(lot, stop);
             tokio::pin!(work);
             on = tokio::select! {
                 on = &mut work => on,
-                () = sleep(SURVIVED) => {
+                () = survived(&chain.around.links, &chain.name) => {
                     suspects.forget().await;
                     work.await
                 }

@@ -174,7 +174,8 @@ impl Outlet {
         stop: &mut watch::Receiver<bool>,
     ) -> ControlFlow<()> {
         let Some(mut gathered) = self.admit(gathered, live) else { return ControlFlow::Continue(()) };
-        let appends = self.late.as_ref().map_or_else(Vec::new, |late| late.treat(&mut gathered));
+        let late = self.late.as_ref();
+        let appends = late.map_or_else(Vec::new, |late| late.treat(&mut gathered, self.store.ages()));
         self.gate.spend(gathered.events.len(), gathered.bytes);
         self.counts.in_flight.store(gathered.events.len() as u64, Relaxed);
         let delivered = self.deliver(&gathered, backoff, stop).await;

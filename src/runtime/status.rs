@@ -19,6 +19,9 @@ use std::{
 /// Four lines a minute.
 const EVERY: Duration = Duration::from_secs(15);
 
+/// How often lines of the log that came again and again are told.
+const REPEATS: Duration = Duration::from_secs(60);
+
 /// A gateway that runs, as operators see it; clones are the same.
 #[derive(Clone)]
 pub struct Running(Arc<View>);
@@ -34,6 +37,14 @@ pub(super) struct View {
     pub meters: Vec<(String, Vec<Arc<Meter>>)>,
     pub beats: Vec<(String, Beat)>,
     pub since: Instant,
+}
+
+/// Tells for ever how often lines of the log came again.
+pub(super) async fn tell_repeats() {
+    loop {
+        tokio::time::sleep(REPEATS).await;
+        log::logger().flush();
+    }
 }
 
 impl Running {

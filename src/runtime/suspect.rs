@@ -2,8 +2,9 @@
 //!
 //! After a death (not a power cut: the machine still runs) the events that a pipeline or sink had in progress are suspect. They are
 //! done once more, with a record on disk of which are being tried. If that kills the gateway again, they are tried in parts,
-//! and those of the part that does it in smaller ones; an event that was tried twice alone is set aside. Before the second
-//! time nothing is tried for a second, so that who is killed again and again by somebody else blames no event for it. Where processes reach
+//! and those of the part that does it in smaller ones; an event that was tried twice alone is set aside. So that who is killed
+//! again and again by somebody else blames no event for it, an attempt that came back is innocent whatever came of it, and
+//! before the second time nothing is tried for a second or three, by chance. Where processes reach
 //! outside, they are tried one by one from the start: it is there that something like this lurks, and the cost of a record is
 //! small beside what they do.
 
@@ -29,7 +30,9 @@ use tokio::{
 /// Who remembers what is being tried.
 const OWNER: &str = "suspects";
 /// What kills does so at once. An attempt that lasts longer is innocent: it waits for something.
-pub(super) const SURVIVED: Duration = Duration::from_secs(1);
+const SURVIVED: Duration = Duration::from_secs(1);
+/// How often it is looked whether an attempt came back.
+const LOOK: Duration = Duration::from_millis(10);
 /// One consumer tries at a time, so that the right event is blamed; but none waits for ever.
 const TURN: Duration = Duration::from_secs(10);
 /// Into so many parts what killed the gateway is taken apart: a full lot is down to single events after three deaths.
@@ -104,8 +107,9 @@ impl Suspects {
     pub async fn try_now(&self, lane: u16, from: u64, to: u64) -> Result<(), Refusal> {
         let before = self.before.filter(|trial| (trial.lane, trial.from, trial.to) == (lane, from, to));
         if before.is_some() && to == from + 1 {
-            // If something else kills the gateway, it does so now, and the event is not blamed for it.
-            sleep(SURVIVED).await;
+            // If something else kills the gateway, it does so now, and the event is not blamed for it; nor if that comes at
+            // regular times.
+            sleep(SURVIVED.mul_f64(1.0 + 2.0 * fastrand::f64())).await;
         }
         let trial = Trial { lane, from, to, tries: before.map_or(0, |trial| trial.tries) + 1 };
         self.note(Some(trial.to_bytes())).await
@@ -120,6 +124,16 @@ impl Suspects {
         let put = Put { owner: OWNER.into(), key: self.consumer.clone().into_bytes(), value };
         self.store.commit(Step { state: vec![put], inner: true, ..Step::default() }).await.map(drop)
     }
+}
+
+/// Until what is being tried is innocent: the consumer has had an answer, be it a bad one, or waits for one.
+pub(super) async fn survived(links: &Links, consumer: &str) {
+    let answered = async {
+        while !links.fails(consumer) {
+            sleep(LOOK).await;
+        }
+    };
+    timeout(SURVIVED, answered).await.ok();
 }
 
 impl Outlet {
@@ -157,11 +171,12 @@ impl Outlet {
                 break;
             }
             {
+                let (links, name) = (self.links.clone(), self.name.clone());
                 let work = self.send(gathered, false, backoff, stop);
                 tokio::pin!(work);
                 tokio::select! {
                     done = &mut work => done?,
-                    () = sleep(SURVIVED) => {
+                    () = survived(&links, &name) => {
                         // It waits for the upstream, and the others not for it.
                         suspects.forget().await;
                         drop(suspects);

@@ -123,7 +123,11 @@ impl Documents {
             }
         }
         if let Some(first) = self.first_bad.take() {
-            log::warn!("{}: passed over {} pieces of input, the first: {first}", intake.topic(), self.place.skipped);
+            log::warn!(
+                "sources.{}: passed over {} pieces of input, the first: {first}",
+                intake.topic(),
+                self.place.skipped
+            );
         }
         Ok(())
     }

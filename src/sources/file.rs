@@ -89,7 +89,7 @@ impl Source for Config {
         let same = |m: &Memory| m.place.offset <= metadata.len() && *m == Memory::of(inode, &head, m.place);
         let place = remembered.filter(same).map_or_else(Place::default, |m| m.place);
         if remembered.is_some() && place.offset == 0 {
-            log::info!("{}: `{name}` is not the file that was read before: from its beginning", intake.topic());
+            log::info!("sources.{}: `{name}` is not the file that was read before: from its beginning", intake.topic());
         }
 
         file.seek(SeekFrom::Start(place.offset)).await.map_err(failed)?;

@@ -16,7 +16,7 @@ use super::{
 use rusqlite::{Connection, OptionalExtension, ToSql, params, types::ValueRef};
 use std::{
     ops::ControlFlow,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -92,19 +92,7 @@ fn bring(
     let (mut whole, mut unreadable) = (true, 0);
     let files = quarantine::unread(path);
     let deadline = Instant::now() + LIMIT;
-    // One that was set aside before it was filled tells nothing, and one before it may.
-    let mut told = None;
-    for (number, file) in &files {
-        let views = views(file);
-        let filled = !views.iter().all(is_blank);
-        if filled || told.is_none() {
-            told = Some((number, views));
-        }
-        if filled {
-            break;
-        }
-    }
-    if let Some((number, views)) = told {
+    if let Some((number, views)) = told(&files) {
         let mut take = |table: &str, columns: &str| -> rusqlite::Result<()> {
             let lost = match views.first() {
                 Some(view) => copy(view, db, table, columns, deadline)?,
@@ -122,7 +110,7 @@ fn bring(
         };
         TABLES.iter().try_for_each(|(table, columns)| take(table, columns))?;
         db.execute_batch(CLEAN)?;
-        count(db, "quarantine", *number)?;
+        count(db, "quarantine", number)?;
         count(db, "unreadable", unreadable)?;
     }
     if let Some(index) = memory {
@@ -155,6 +143,19 @@ fn bring(
         count(db, "most:0", bound)?;
     }
     Ok(())
+}
+
+/// The newest that tells something: one that was set aside before it was filled tells nothing, and one before it may.
+fn told(files: &[(u64, PathBuf)]) -> Option<(u64, Vec<Connection>)> {
+    let mut newest = None;
+    for (number, file) in files {
+        let views = views(file);
+        if !views.iter().all(is_blank) {
+            return Some((*number, views));
+        }
+        newest = newest.or(Some((*number, views)));
+    }
+    newest
 }
 
 /// Whether a database was begun, and nothing is in it yet.

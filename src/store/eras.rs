@@ -5,9 +5,10 @@
 //! long the machine was off: one that was set says it exactly, another one is believed up to a day. What becomes known
 //! later does not move it, or timeouts would be over at once; but the ages of events count it.
 
-use super::OpenError;
-use crate::clock::{Quality, Stamp, millis_of as ms};
+use super::{OpenError, Store};
+use crate::clock::{self, Quality, Stamp, millis_of as ms};
 use rusqlite::{Connection, params};
+use std::time::Duration;
 
 /// A wall clock that nobody has set may be anything; what it says of the time without power counts up to this much. Events
 /// that are older expire later than they should, never sooner.
@@ -194,6 +195,14 @@ impl Eras {
             let estimate = era.aged.saturating_add(ms(stamp.mono_ms)) - ahead;
             (stamp.wall_ms, stamp.quality) = (estimate, Quality::Estimated);
         }
+    }
+}
+
+impl Store {
+    /// How long ago an event was taken in, at least, whatever was done to the wall clock since, over restarts and boots.
+    pub fn ages(&self) -> impl Fn(&Stamp) -> Duration + use<> {
+        let (eras, now) = (self.shared.view().eras.clone(), clock::stamp().mono_ms);
+        move |stamp| Duration::from_millis(eras.age(stamp, now).unsigned_abs())
     }
 }
 

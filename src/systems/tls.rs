@@ -3,10 +3,13 @@
 //! Files are read when a configuration is made, which components do at each connection, so that a renewed certificate
 //! is used without a restart.
 
-use crate::clock;
+use crate::{
+    budget::Span,
+    clock::{self, Quality},
+};
 use anyhow::{Context, anyhow, bail};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
     pki_types::{
         CertificateDer, PrivateKeyDer, ServerName, UnixTime,
@@ -19,11 +22,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// A whole bundle of public roots has 230 KB; anything much larger is not what was meant (a device, a disk image).
 const MAX_FILE: u64 = 4 << 20;
@@ -79,11 +84,15 @@ impl ClientTls {
 
 /// Reads the files and makes what a TLS client needs. The error names the file.
 pub fn client_config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
+    client_config_by(tls, Arc::new(WallClock))
+}
+
+fn client_config_by(tls: &ClientTls, clock: Arc<dyn TimeProvider>) -> anyhow::Result<Arc<ClientConfig>> {
     let roots = match &tls.ca {
         Some(file) => authorities(file)?,
         None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
     };
-    let builder = ClientConfig::builder_with_details(provider(), Arc::new(WallClock))
+    let builder = ClientConfig::builder_with_details(provider(), clock)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
     let config = match (&tls.cert, &tls.key) {
@@ -114,6 +123,42 @@ pub fn server_config(tls: &ServerTls) -> anyhow::Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
+/// Speaks TLS with a client that connected, within a time. The error says why not; nothing, where it only went away, as who looks
+/// whether a port is open does.
+pub async fn accept(
+    acceptor: &TlsAcceptor,
+    tcp: TcpStream,
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, Option<String>> {
+    match timeout(limit, acceptor.accept(tcp)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(None),
+        Ok(Err(error)) => Err(Some(failure(&error))),
+        Err(_) => Err(Some(format!("no handshake within {}", Span(limit)))),
+    }
+}
+
+/// Why a handshake failed. Where a certificate's dates are the reason, and nobody has set the clock since boot, that is said: a
+/// board without a battery begins in 1970, and is not let in before it knows the time.
+pub fn failure(error: &(dyn std::error::Error + 'static)) -> String {
+    let clock = clock::stamp();
+    let dates = cause(error).is_some_and(|error| {
+        use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+        let rustls::Error::InvalidCertificate(why) = error else { return false };
+        matches!(why, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+    });
+    match dates && clock.quality != Quality::Synced {
+        true => format!("{error}; the clock says {} and was not set since boot", clock::rfc3339(clock.wall_ms)),
+        false => error.to_string(),
+    }
+}
+
+/// What rustls says, within the errors around it.
+fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    inner.map_or(error.downcast_ref(), |inner| inner.downcast_ref())
+}
+
 /// The time against which certificates are checked: rustls' own reading panics on armv7 musl after January 2038.
 #[derive(Debug)]
 pub(super) struct WallClock;
@@ -141,7 +186,8 @@ fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-pub(super) fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+/// The certificates of a PEM file.
+pub fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
     let certs = certs.with_context(|| format!("`{}`: not a PEM file", file.display()))?;
     if certs.is_empty() {
@@ -193,8 +239,12 @@ pub(crate) mod tests {
     }
 
     async fn talk(server: &ServerTls, client: &ClientTls) -> anyhow::Result<()> {
-        let acceptor = tokio_rustls::TlsAcceptor::from(server_config(server)?);
-        let connector = tokio_rustls::TlsConnector::from(client_config(client)?);
+        talk_by(server, client, Arc::new(WallClock)).await
+    }
+
+    async fn talk_by(server: &ServerTls, client: &ClientTls, clock: Arc<dyn TimeProvider>) -> anyhow::Result<()> {
+        let acceptor = TlsAcceptor::from(server_config(server)?);
+        let connector = tokio_rustls::TlsConnector::from(client_config_by(client, clock)?);
         let (a, b) = duplex(1 << 16);
         let serve = async {
             let mut stream = acceptor.accept(a).await?;
@@ -236,6 +286,34 @@ pub(crate) mod tests {
         ] {
             let got = talk(server, client).await;
             assert_eq!(got.is_ok(), want, "{what}: {got:?}");
+        }
+    }
+
+    /// A clock that stands still: seconds since 1970.
+    #[derive(Debug)]
+    struct Stopped(u64);
+
+    impl TimeProvider for Stopped {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
+        }
+    }
+
+    /// A board without a battery waits until somebody sets its clock; it neither trusts whoever answers nor gives up.
+    #[tokio::test]
+    async fn a_clock_that_nobody_has_set_makes_no_certificate_valid() {
+        let dir = tempfile::tempdir().unwrap();
+        authority(dir.path(), "a");
+        let at = |name: &str| dir.path().join(name);
+        let server = ServerTls { cert: at("a.pem"), key: at("a.key"), client_ca: None };
+        let client = ClientTls { ca: Some(at("a-ca.pem")), ..ClientTls::default() };
+        for (seconds, want) in [(3, "certificate not valid yet"), (1_800_000_000, ""), (1 << 40, "certificate expired")]
+        {
+            let told = talk_by(&server, &client, Arc::new(Stopped(seconds))).await;
+            let told = told.map_or_else(|error| failure(error.as_ref()), |()| String::new());
+            assert!(told.contains(want) && told.is_empty() == want.is_empty(), "{seconds}: {told}");
+            let unset = clock::stamp().quality != Quality::Synced && !want.is_empty();
+            assert_eq!(told.contains("was not set since boot"), unset, "{seconds}: {told}");
         }
     }
 

@@ -101,3 +101,34 @@ fn an_event_that_kills_the_gateway_while_it_is_delivered_is_set_aside_too() {
     assert!(String::from_utf8_lossy(&dead[0].body).contains("poison"));
     assert_eq!((ledger[0].accepted, ledger[0].delivered, ledger[0].dead), (EVENTS, EVENTS - 1, 1));
 }
+
+/// Somebody else kills the gateway again and again while its upstream is away, at the times at which it looks for who did it.
+#[test]
+fn who_is_killed_by_others_blames_no_event() {
+    const EVENTS: u64 = 40;
+    let (dir, listen, cloud) = (folder(), port(), port());
+    let configuration = format!(
+        r#"{{ "sources": {{ "web": {{ "type": "http", "listen": "127.0.0.1:{listen}" }} }},
+  "sinks": {{ "cloud": {{ "type": "http", "url": "http://127.0.0.1:{cloud}/", "from": ["web"], "batch": {{ "max": 20 }} }} }} }}"#
+    );
+    let body: Vec<String> = (0..EVENTS).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
+    // All are suspect, then one of them, then that one again, a second later.
+    for (kill, ms) in [400, 400, 400, 1500, 1500].into_iter().enumerate() {
+        let gateway = Gateway::start(dir.path(), &configuration, &[]);
+        wait_for_port(listen);
+        if kill == 0 {
+            let posted = http::post(&format!("http://127.0.0.1:{listen}/v1/events"), &format!("[{}]", body.join(",")));
+            assert_eq!(posted.unwrap().0, 202);
+        }
+        thread::sleep(Duration::from_millis(ms));
+        gateway.kill();
+    }
+    let upstream = http::Upstream::start(cloud, |_| 200);
+    let gateway = Gateway::start(dir.path(), &configuration, &[]);
+    let arrived = || -> BTreeSet<u64> {
+        upstream.posts().iter().flat_map(http::Post::events).map(|event| event["n"].as_u64().unwrap()).collect()
+    };
+    crate::kit::wait_for("all events", LONG, || arrived().len() as u64 == EVENTS);
+    assert!(!gateway.log().contains("set aside"), "{}", gateway.log());
+    assert!(gateway.stop().success());
+}

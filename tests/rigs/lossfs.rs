@@ -308,7 +308,8 @@ fn files_are_there_again_after_a_cut_if_they_were_synced() {
     mount.disk().cut(crate::disk::Keep::Nothing);
     assert_eq!(fs::read_to_string(at("kept")).unwrap(), "one\n");
     assert!(!at("moved").exists() && at("d").exists(), "the folder's sync saved the names before it");
-    // What was removed and is there again takes files; what holds one is not removed.
+    // What was removed and is there again takes files, also where the kernel still holds it; what holds one is not removed.
+    let _held = fs::File::open(at("d")).unwrap();
     fs::remove_dir(at("d")).unwrap();
     mount.disk().cut(crate::disk::Keep::Nothing);
     fs::write(at("d/new"), "new").unwrap();

@@ -3,7 +3,7 @@
 use crate::{Finding, source::File};
 use std::collections::BTreeSet;
 
-const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault", "tally"];
+const WORDS: &[&str] = &["budget", "clock", "event", "expr", "fault", "logs", "tally"];
 const MEANS: &[&str] = &["board", "store", "systems"];
 const PARTS: &[&str] = &["kind", "sources", "process", "sinks"];
 const ASSEMBLY: &[&str] = &["config", "import", "runtime"];
@@ -16,6 +16,7 @@ const TABLE: &[Row] = &[
     ("fault", &[], &[]),
     ("tally", &[], &[]),
     ("event", &[], &["clock"]),
+    ("logs", &[], &["clock"]),
     ("expr", &[], &["event"]),
     ("board", &[WORDS], &[]),
     ("store", &[WORDS], &[]),

@@ -2,6 +2,7 @@
 //! function of one file, and proves itself on a planted violation.
 #![allow(clippy::unwrap_used)]
 
+mod deny;
 mod layers;
 mod rules;
 mod source;
@@ -86,8 +87,26 @@ fn nothing_depends_on_this_machine() {
 }
 
 #[test]
-fn unwanted_crates_stay_out() {
-    hold("Cargo.lock", "", rules::crates);
+fn crates_are_what_deny_toml_says() {
+    let files = project();
+    let toml = &files.iter().find(|file| file.path == "deny.toml").unwrap().text;
+    let mut told = deny::check(toml);
+    // Those of other machines, too.
+    let lock = files.iter().find(|file| file.path == "Cargo.lock").unwrap();
+    told.extend(
+        rules::crates(lock, &deny::list(toml, "bans", "deny"))
+            .into_iter()
+            .map(|(line, what)| format!("Cargo.lock:{line}: {what}")),
+    );
+    assert!(told.is_empty(), "\n{}", told.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn each_promise_of_security_md_has_its_test() {
+    let files = project();
+    let text = &files.iter().find(|file| file.path == "SECURITY.md").unwrap().text;
+    let told = rules::promises(text, &files);
+    assert!(told.is_empty(), "\n{}", told.join("\n"));
 }
 
 /// What `tidegate check` says about a configuration, and, if that is nothing, `tidegate test`; nothing if it is right.

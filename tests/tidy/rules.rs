@@ -15,6 +15,7 @@ const STOP_WATCH: &[(&str, &str)] = &[
     ("sources/", "an edge: how long a device may keep quiet"),
     ("sinks/", "an edge: how long an upstream may take"),
     ("systems/", "an edge: as above"),
+    ("cli/doctor/", "how fast the disk and an upstream answer"),
 ];
 
 /// Where threads and tasks are begun, and why.
@@ -31,9 +32,6 @@ const SQL: &[(&str, &str)] =
 
 /// Words that say nothing.
 const EMPTY_WORDS: [&str; 8] = ["manager", "handler", "util", "utils", "common", "base", "helper", "helpers"];
-
-/// Crates that stay out: they need a C toolchain with cmake, or the TLS of the machine.
-const UNWANTED: [&str; 4] = ["aws-lc-sys", "aws-lc-rs", "openssl-sys", "native-tls"];
 
 fn listed(path: &str, list: &[(&str, &str)]) -> bool {
     list.iter().any(|(prefix, _)| path.strip_prefix("src/").unwrap_or(path).starts_with(prefix))
@@ -190,16 +188,48 @@ pub fn places(file: &File) -> Vec<Finding> {
     found
 }
 
-pub fn crates(file: &File) -> Vec<Finding> {
+/// Of Cargo.lock: crates that shall stay out, and a second SQLite.
+pub fn crates(file: &File, banned: &[String]) -> Vec<Finding> {
     let names: Vec<(usize, &str)> = (file.text.lines().enumerate())
         .filter_map(|(number, line)| Some((number + 1, line.strip_prefix("name = \"")?.strip_suffix('"')?)))
         .collect();
-    let unwanted = names.iter().filter(|(_, name)| UNWANTED.contains(name));
+    let unwanted = names.iter().filter(|(_, name)| banned.iter().any(|banned| banned == name));
     let mut found: Vec<Finding> = unwanted.map(|(line, name)| (*line, format!("`{name}` shall stay out"))).collect();
     for (line, name) in names.iter().filter(|(_, name)| *name == "libsqlite3-sys").skip(1) {
         found.push((*line, format!("a second `{name}`")));
     }
     found
+}
+
+/// What is wrong with the promises of SECURITY.md, a line of a table each: in its last column there is a test for it, `file: name`.
+pub fn promises(text: &str, files: &[File]) -> Vec<String> {
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise"));
+    let (mut told, mut seen) = (Vec::new(), 0);
+    for row in rows {
+        let tests: Vec<&str> =
+            row.trim_end_matches(" |").rsplit(" | ").next().unwrap().split('`').skip(1).step_by(2).collect();
+        for test in &tests {
+            let there = test.split_once(": ").is_some_and(|(path, name)| {
+                files.iter().any(|file| {
+                    file.path == path
+                        && file
+                            .text
+                            .contains(&(if path.ends_with(".rs") { format!("fn {name}(") } else { name.to_owned() }))
+                })
+            });
+            if !there {
+                told.push(format!("there is no test `{test}`"));
+            }
+        }
+        if tests.is_empty() {
+            told.push(format!("a promise without a test: {row}"));
+        }
+        seen += 1;
+    }
+    if seen == 0 {
+        told.push("no promise".into());
+    }
+    told
 }
 
 /// Which of these, as `source.http` or `command.run`, a README does not name. A kind stands in backquotes in the table
@@ -311,12 +341,26 @@ mod tests {
             ],
         );
         check(
-            crates,
+            |file| crates(file, &["aws-lc-sys".to_owned()]),
             &[
                 ("Cargo.lock", "name = \"ring\"\nname = \"aws-lc-sys\"\nname = \"libsqlite3-sys\"", &[2]),
                 ("Cargo.lock", "name = \"libsqlite3-sys\"\n\nname = \"libsqlite3-sys\"", &[3]),
             ],
         );
+    }
+
+    #[test]
+    fn a_promise_without_its_test_is_found() {
+        let files = [File { path: "tests/a.rs".into(), text: "fn it_holds() {}".into() }];
+        for (row, want) in [
+            ("| it holds | `tests/a.rs: it_holds` |", 0),
+            ("| it holds | `tests/a.rs: it_holds`, `tests/a.rs: it_hold` |", 1),
+            ("| it holds | `tests/b.rs: it_holds` |", 1),
+            ("| `it` holds | |", 1),
+            ("no table", 1),
+        ] {
+            assert_eq!(promises(&format!("| promise | test |\n|---|---|\n{row}"), &files).len(), want, "{row}");
+        }
     }
 
     #[test]

@@ -153,7 +153,7 @@ async fn an_answer_says_what_to_do_next() {
         (status("500 Oops"), "retry: `HOST` answered 500 Internal Server Error"),
         (said("599 ?", "Retry-After: never\r\n", ""), "retry: `HOST` answered 599 <unknown status code>"),
         (
-            said("307 Moved", "Location: http://other/\r\n", ""),
+            said("307 Moved", "Location: http://other/?x=y\r\n", ""),
             "retry: `HOST` answered 307 Temporary Redirect: set `url` to where it moved: `http://other/`",
         ),
         (said("304 Same", "", ""), "retry: `HOST` answered 304 Not Modified: set `url` to where it moved: ``"),
@@ -263,17 +263,17 @@ async fn only_the_right_server_gets_the_events() {
             "host",
             false,
             json!({"ca": at("ca")}),
-            "retry: `localhost:PORT`: invalid peer certificate: certificate not valid for name",
+            "retry: `localhost:PORT`: tls: invalid peer certificate: certificate not valid for name",
         ),
         ("host", false, json!({"ca": at("ca"), "server_name": "elsewhere"}), "ok"),
         (
             "expired",
             false,
             json!({"ca": at("ca")}),
-            "retry: `localhost:PORT`: invalid peer certificate: certificate expired",
+            "retry: `localhost:PORT`: tls: invalid peer certificate: certificate expired",
         ),
-        ("good", false, json!({"ca": at("other")}), "retry: `localhost:PORT`: invalid peer certificate: "),
-        ("good", false, json!({}), "retry: `localhost:PORT`: invalid peer certificate: UnknownIssuer"),
+        ("good", false, json!({"ca": at("other")}), "retry: `localhost:PORT`: tls: invalid peer certificate: "),
+        ("good", false, json!({}), "retry: `localhost:PORT`: tls: invalid peer certificate: UnknownIssuer"),
         ("good", false, json!({"ca": at("none")}), "retry: `localhost:PORT`: "),
     ] {
         let config = tls::server_config(&ServerTls {

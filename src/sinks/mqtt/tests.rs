@@ -131,7 +131,7 @@ async fn birth_death_and_will_are_seen() {
         let mut first = sink(broker.port, config.clone());
         // Without any event: `idle` connects. It is dropped and begun again at any time.
         for _ in 0..20 {
-            tokio::time::timeout(Duration::from_millis(10), first.idle()).await.ok();
+            tokio::time::timeout(Duration::from_millis(50), first.idle()).await.ok();
         }
         sub.until(|l| l.len() > before).await;
         first.deliver(&events(0..1)).await.unwrap();

@@ -15,12 +15,12 @@ use crate::{
 };
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -76,13 +76,13 @@ pub(super) async fn serve(
         };
         stream.set_nodelay(true).ok();
         let acceptor = tls.as_mut().map(|tls| tls.fresh(desk.name()));
-        connections.spawn(greet(stream, acceptor, seat, desk.clone()));
+        connections.spawn(greet((stream, peer), acceptor, seat, desk.clone()));
     }
 }
 
 /// Serves a connection until its end, or until others need its place.
 async fn greet(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, SocketAddr),
     acceptor: Option<TlsAcceptor>,
     (seat, _memory): (Seat, budget::Share),
     desk: Arc<Desk>,
@@ -90,11 +90,10 @@ async fn greet(
     let served = async {
         match acceptor {
             None => converse(stream, &desk, &seat).await,
-            Some(acceptor) => {
-                if let Ok(Ok(stream)) = timeout(HEAD, acceptor.accept(stream)).await {
-                    converse(stream, &desk, &seat).await;
-                }
-            }
+            Some(acceptor) => match tls::accept(&acceptor, stream, HEAD).await {
+                Ok(stream) => converse(stream, &desk, &seat).await,
+                Err(why) => why.iter().for_each(|why| desk.refuse(peer, why)),
+            },
         }
     };
     tokio::select! {

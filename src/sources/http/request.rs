@@ -9,7 +9,7 @@ use crate::{
     budget,
     event::{Batch, json::write_string},
     kind::Intake,
-    sources::seats::Seat,
+    sources::{seats::Seat, trouble::Trouble},
     store::Placed,
     systems::http::decode,
 };
@@ -19,7 +19,7 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName},
 };
 use sha2::{Digest, Sha256};
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::time::timeout;
 
@@ -40,12 +40,20 @@ pub(super) struct Desk {
     tokens: Vec<[u8; 32]>,
     max_body: usize,
     room: Room,
+    /// Of TLS handshakes that failed.
+    refused: Trouble,
 }
 
 impl Desk {
     pub fn new(intake: Intake, tokens: &[String], max_body: usize, waiting: usize) -> Self {
         let tokens = tokens.iter().map(|token| Sha256::digest(token).into()).collect();
-        Desk { tokens, max_body, room: Room::new(waiting, &intake.store().pools().events), intake }
+        let room = Room::new(waiting, &intake.store().pools().events);
+        Desk { tokens, max_body, room, intake, refused: Trouble::default() }
+    }
+
+    /// Tells why a client's TLS was refused.
+    pub fn refuse(&self, peer: SocketAddr, why: &str) {
+        self.refused.begins(|| format!("sources.{}: tls with {peer} failed: {why}", self.name()));
     }
 
     pub fn name(&self) -> &str {

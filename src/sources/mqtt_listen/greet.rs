@@ -14,7 +14,11 @@ use super::{
     subscribe,
     wire::{self, Broken, Version, kind, reason},
 };
-use crate::{budget::Share, sources::seats::Seat};
+use crate::{
+    budget::Share,
+    sources::seats::Seat,
+    systems::tls::{self, ServerTls},
+};
 use bytes::{Buf, BytesMut};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -23,7 +27,6 @@ use tokio::{
     sync::oneshot,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 
 /// TLS and CONNECT must be through by then: who connects and says nothing holds one of few places.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -79,15 +82,12 @@ pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, (seat, _memory): (Seat, 
 async fn open(shared: &Shared, tcp: TcpStream) -> Option<(Box<dyn Stream>, BytesMut, Box<[u8]>, Share)> {
     let mut stream: Box<dyn Stream> = match &shared.config.tls {
         None => Box::new(tcp),
-        Some(tls) => {
-            let config = match crate::systems::tls::server_config(tls) {
-                Ok(config) => config,
-                Err(error) => {
-                    shared.hub.crowded.begins(|| format!("{}: nobody can connect: {error:#}", shared.owner()));
-                    return None;
-                }
+        Some(files) => {
+            let peer = tcp.peer_addr().ok()?;
+            let tell = |why: String| {
+                shared.hub.denied.begins(|| format!("sources.{}: tls with {peer} failed: {why}", shared.owner()));
             };
-            Box::new(timeout(CONNECT, TlsAcceptor::from(config).accept(tcp)).await.ok()?.ok()?)
+            secure(files, tcp).await.map_err(|why| why.map(tell)).ok()?
         }
     };
     let mut input = BytesMut::with_capacity(4096);
@@ -96,6 +96,12 @@ async fn open(shared: &Shared, tcp: TcpStream) -> Option<(Box<dyn Stream>, Bytes
     let body = timeout(CONNECT, first(shared, &mut *stream, &mut input, &mut memory)).await.ok()??;
     memory.shrink(body.len());
     Some((stream, input, body, memory))
+}
+
+/// The error says why, unless the client only went away.
+async fn secure(files: &ServerTls, tcp: TcpStream) -> Result<Box<dyn Stream>, Option<String>> {
+    let config = tls::server_config(files).map_err(|error| Some(format!("{error:#}")))?;
+    Ok(Box::new(tls::accept(&config.into(), tcp, CONNECT).await?))
 }
 
 /// The body of the first packet, if it is a CONNECT. What follows it stays in `input`.
@@ -116,7 +122,7 @@ async fn first(
         }
         let bytes = 2 * input.capacity();
         if bytes > READ && memory.bytes() < bytes && !memory.grow(bytes) {
-            shared.hub.crowded.begins(|| format!("{}: there is no memory for a will", shared.owner()));
+            shared.hub.crowded.begins(|| format!("sources.{}: there is no memory for a will", shared.owner()));
             return None;
         }
         if stream.read_buf(input).await.ok()? == 0 {
@@ -142,10 +148,9 @@ async fn admit(shared: &Arc<Shared>, connect: &Connect<'_>, seat: &Seat) -> Resu
     let grant = match admitted {
         Ok(grant) => grant,
         Err(denied) => {
-            shared
-                .hub
-                .denied
-                .begins(|| format!("{}: client `{}` was not let in: {denied:?}", shared.owner(), shown(&client)));
+            shared.hub.denied.begins(|| {
+                format!("sources.{}: client `{}` was not let in: {denied:?}", shared.owner(), shown(&client))
+            });
             sleep(DENIED).await;
             return Err(if denied == Denied::ClientId { reason::CLIENT_ID } else { reason::BAD_PASSWORD });
         }
@@ -225,11 +230,11 @@ async fn session(
     session.ends_now = false;
     if session.lasts() {
         if !shared.hub.set_lasting(client, true) {
-            shared.hub.crowded.begins(|| format!("{}: there are too many lasting sessions", shared.owner()));
+            shared.hub.crowded.begins(|| format!("sources.{}: there are too many lasting sessions", shared.owner()));
             return Err(reason::QUOTA);
         }
         if let Err(refusal) = subscribe::note(shared, &session).await {
-            log::debug!("{}: a session was not stored: {refusal}", shared.owner());
+            log::debug!("sources.{}: a session was not stored: {refusal}", shared.owner());
             parked::discard(shared, session).await;
             return Err(reason::UNAVAILABLE);
         }

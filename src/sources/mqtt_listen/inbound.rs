@@ -126,7 +126,7 @@ pub fn take(shared: &Shared, gather: &mut Gather, post: &Post<'_>) -> Result<(),
         result = push(body, form, &mut meta);
     }
     if let Err(unfit) = result {
-        shared.hub.unfit.begins(|| format!("{}: a message was refused: {unfit}", shared.owner()));
+        shared.hub.unfit.begins(|| format!("sources.{}: a message was refused: {unfit}", shared.owner()));
         return Err(match unfit {
             Unfit::TooLong { part: "body", .. } => reason::TOO_LARGE,
             _ => reason::QUOTA,
@@ -277,7 +277,8 @@ impl Link {
         let hub = &self.shared.hub;
         let room = size == 0 || hub.admits(&self.last.topic, size + self.last.topic.len() + 64);
         if !room {
-            hub.shelf_full.begins(|| format!("{}: there is no room for more retained messages", self.shared.owner()));
+            hub.shelf_full
+                .begins(|| format!("sources.{}: there is no room for more retained messages", self.shared.owner()));
         }
         room
     }
@@ -302,12 +303,14 @@ impl Link {
         hub.landed(std::mem::take(&mut self.flying_bytes));
         let failed = match result {
             Ok(()) => {
-                hub.full.ends(|n| format!("{}: messages are taken again; {n} batches were not", self.shared.owner()));
+                hub.full.ends(|n| {
+                    format!("sources.{}: messages are taken again; {n} batches were not", self.shared.owner())
+                });
                 None
             }
             Err(Refusal::Closed) => return Err(Broken(reason::SHUTTING_DOWN, "the gateway is stopping").into()),
             Err(refusal) => {
-                hub.full.begins(|| format!("{}: messages are refused: {refusal}", self.shared.owner()));
+                hub.full.begins(|| format!("sources.{}: messages are refused: {refusal}", self.shared.owner()));
                 Some(if matches!(refusal, Refusal::Failed(_)) { reason::IMPLEMENTATION } else { reason::QUOTA })
             }
         };

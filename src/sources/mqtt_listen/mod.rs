@@ -142,7 +142,7 @@ impl Listener {
                     }
                     // Out of file descriptors, most likely: those who are connected go on.
                     Err(error) => {
-                        shared.hub.crowded.begins(|| format!("{}: nobody can connect: {error}", shared.owner()));
+                        shared.hub.crowded.begins(|| format!("sources.{}: nobody can connect: {error}", shared.owner()));
                         sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -150,7 +150,7 @@ impl Listener {
                     if let Err(error) = done {
                         #[cfg(test)]
                         assert!(!error.is_panic(), "a connection died of a defect: {error}");
-                        crashed.begins(|| format!("{}: a connection died of a defect: {error}", shared.owner()));
+                        crashed.begins(|| format!("sources.{}: a connection died of a defect: {error}", shared.owner()));
                     }
                 }
             }

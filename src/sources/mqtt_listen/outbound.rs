@@ -70,7 +70,7 @@ impl Link {
         let lot = match lot {
             Ok(lot) => lot,
             Err(refusal) => {
-                log::warn!("{}: the log cannot be read: {refusal}", self.shared.owner());
+                log::warn!("sources.{}: the log cannot be read: {refusal}", self.shared.owner());
                 return Err(Broken(reason::UNAVAILABLE, "the log cannot be read").into());
             }
         };
@@ -93,7 +93,7 @@ impl Link {
         if dropped > 0 {
             self.shared.hub.slow.begins(|| {
                 format!(
-                    "{}: client `{}` is slow: messages for it are dropped",
+                    "sources.{}: client `{}` is slow: messages for it are dropped",
                     self.shared.owner(),
                     super::access::shown(&self.session.client)
                 )

@@ -115,7 +115,7 @@ pub async fn keep(
             if dropped > 0 {
                 shared.hub.slow.begins(|| {
                     format!(
-                        "{}: client `{}` is away: messages for it are dropped",
+                        "sources.{}: client `{}` is away: messages for it are dropped",
                         shared.owner(),
                         shown(&session.client)
                     )
@@ -147,7 +147,7 @@ pub async fn discard(shared: &Arc<Shared>, mut session: Session) {
         step.state.extend(rows::discard(shared.owner(), &session));
         let done = store.commit(Step { state: step.state, ..Step::default() }).await;
         if let Err(refusal) = done.and(subscribe::let_go(shared, &mut session).await) {
-            log::warn!("{}: a session was not removed: {refusal}", shared.owner());
+            log::warn!("sources.{}: a session was not removed: {refusal}", shared.owner());
         }
         shared.hub.set_lasting(&session.client, false);
     }
@@ -168,7 +168,7 @@ async fn publish(shared: &Arc<Shared>, client: &str, body: &[u8], grant: &Grant)
         return;
     }
     if let (_, Err(refusal)) = gather.commit(shared.clone()).await {
-        shared.hub.full.begins(|| format!("{}: messages are refused: {refusal}", shared.owner()));
+        shared.hub.full.begins(|| format!("sources.{}: messages are refused: {refusal}", shared.owner()));
     }
 }
 

@@ -274,7 +274,7 @@ impl Log {
     fn tell(&mut self) {
         let new = self.counts.since(&self.told);
         if new.total() > 0 {
-            log::warn!("{}: bytes that are no frame: {new}", self.source);
+            log::warn!("sources.{}: bytes that are no frame: {new}", self.source);
             self.told = self.counts;
         }
     }

@@ -182,7 +182,7 @@ impl Waiting {
             let Err(refusal) = self.append(intake, &mut lot).await else {
                 if take(&mut refused) {
                     let dropped = take(&mut self.inner().dropped);
-                    log::info!("{}: the store takes again; {dropped} frames were dropped", intake.topic());
+                    log::info!("sources.{}: the store takes again; {dropped} frames were dropped", intake.topic());
                 }
                 continue;
             };
@@ -192,7 +192,7 @@ impl Waiting {
             }
             if !std::mem::replace(&mut refused, true) {
                 let topic = intake.topic();
-                log::warn!("{topic}: {refusal}; the newest {} KiB from the port are kept", KEEP >> 10);
+                log::warn!("sources.{topic}: {refusal}; the newest {} KiB from the port are kept", KEEP >> 10);
             }
             if self.inner().ended {
                 return Ok(()); // what waits is committed when the port is there again
@@ -252,7 +252,7 @@ impl Waiting {
             intake.append(batch).await?;
         }
         if unfit > 0 {
-            log::warn!("{}: {unfit} frames were no event and are dead letters", intake.topic());
+            log::warn!("sources.{}: {unfit} frames were no event and are dead letters", intake.topic());
         }
         lot.clear();
         Ok(())

@@ -2,13 +2,13 @@
 
 use crate::{
     clock,
-    fault::{Fault, printable},
+    fault::{Fault, blotted, printable},
 };
 use anyhow::anyhow;
 use std::{io::Read, time::Duration};
 use ureq::{
     Body,
-    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 
 /// Longer than this nobody may keep us waiting, whatever `Retry-After` says.
@@ -22,7 +22,7 @@ const QUOTE: usize = 200;
 pub(super) fn judge(
     host: &str,
     answer: Response<Body>,
-    secrets: &[(HeaderName, HeaderValue)],
+    secrets: &[String],
     retry: impl Fn(StatusCode) -> bool,
 ) -> Result<Vec<u8>, Fault> {
     let (head, mut body) = answer.into_parts();
@@ -32,7 +32,9 @@ pub(super) fn judge(
         return Ok(said);
     }
     let error = if head.status.is_redirection() {
-        let to = head.headers.get(header::LOCATION).map(|to| printable(to.as_bytes(), QUOTE)).unwrap_or_default();
+        // Without its query, which may be that of our own URL, and secret.
+        let to = head.headers.get(header::LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let to = printable(to.split(|byte| *byte == b'?').next().unwrap_or_default(), QUOTE);
         anyhow!("`{host}` answered {}: set `url` to where it moved: `{to}`", head.status)
     } else {
         anyhow!("`{host}` answered {}{}", head.status, quote(&said, secrets))
@@ -60,17 +62,9 @@ fn retry_after(headers: &HeaderMap, now_ms: i64) -> Option<Duration> {
     (!wait.is_zero()).then(|| wait.min(MAX_WAIT))
 }
 
-/// Quotes the beginning of an answer. A server may send our own headers back: their values are blotted out.
-fn quote(answer: &[u8], secrets: &[(HeaderName, HeaderValue)]) -> String {
-    let mut text = String::from_utf8_lossy(answer).into_owned();
-    for secret in secrets.iter().filter(|(_, value)| value.is_sensitive()) {
-        if let Ok(secret) = secret.1.to_str()
-            && !secret.is_empty()
-        {
-            text = text.replace(secret, "…");
-        }
-    }
-    let text = printable(text.trim().as_bytes(), QUOTE);
+/// Quotes the beginning of an answer. A server may send our own request back: what is secret in it is blotted out.
+fn quote(answer: &[u8], secrets: &[String]) -> String {
+    let text = printable(blotted(answer, secrets.iter().map(String::as_str)).trim().as_bytes(), QUOTE);
     if text.is_empty() { text } else { format!(": {text}") }
 }
 

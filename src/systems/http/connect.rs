@@ -4,7 +4,7 @@ use crate::systems::tls::{self, ClientTls};
 use rustls::{ClientConnection, StreamOwned};
 use std::{
     fmt,
-    io::{Read, Write},
+    io::{self, Read, Write},
 };
 use ureq::{
     Error,
@@ -31,7 +31,7 @@ impl<In: Transport> Connector<In> for Tls {
         let mut conn = ClientConnection::new(config, name).map_err(|e| failed(e.into()))?;
         let mut sock = TransportAdapter::new(Box::new(transport) as Box<dyn Transport>, details.current_time.clone());
         sock.set_timeout(details.timeout);
-        conn.complete_io(&mut sock)?;
+        conn.complete_io(&mut sock).map_err(|e| io::Error::new(e.kind(), format!("tls: {}", tls::failure(&e))))?;
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         Ok(Some(Either::B(TlsTransport { buffers, stream: StreamOwned { conn, sock } })))

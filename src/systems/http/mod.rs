@@ -73,6 +73,8 @@ pub struct Client {
     method: http::Method,
     url: Uri,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// What may be secret in a request: the values of its own headers and of the URL's query.
+    secrets: Vec<String>,
     key: HeaderName,
     retry: Vec<u16>,
 }
@@ -87,6 +89,9 @@ impl Client {
         for (name, value) in &settings.headers {
             headers.push(own_header(name, value).map_err(|e| (format!("headers.{name}"), e.into()))?);
         }
+        let query =
+            url.query().unwrap_or_default().split('&').filter_map(|pair| Some(pair.split_once('=')?.1.to_owned()));
+        let secrets = settings.headers.into_values().chain(query).collect();
         if !headers.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
             headers.push((header::CONTENT_TYPE, HeaderValue::from_static(settings.media)));
         }
@@ -98,7 +103,7 @@ impl Client {
             return Err(("timeout".into(), "expected 100ms to 10m".into()));
         }
         let method = if method == Method::Put { http::Method::PUT } else { http::Method::POST };
-        Ok(Client { agent: agent(timeout, tls, IDLE_CONNECTIONS), method, url, headers, key, retry })
+        Ok(Client { agent: agent(timeout, tls, IDLE_CONNECTIONS), method, url, headers, secrets, key, retry })
     }
 
     /// One request; `key` is what the server knows it by. Gives the first 64 KiB of a 2xx answer. Blocks, at most for the
@@ -113,7 +118,7 @@ impl Client {
             matches!(status.as_u16(), 408 | 425 | 429) || self.retry.contains(&status.as_u16())
         };
         match request.map_err(ureq::Error::Http).and_then(|request| self.agent.run(request)) {
-            Ok(answer) => answer::judge(self.host(), answer, &self.headers, retry),
+            Ok(answer) => answer::judge(self.host(), answer, &self.secrets, retry),
             Err(ureq::Error::Io(error)) => Err(self.fault(&error)),
             Err(error) => Err(self.fault(&error)),
         }

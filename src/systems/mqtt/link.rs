@@ -300,7 +300,9 @@ async fn open(dial: &Dial) -> anyhow::Result<Box<dyn Stream>> {
                 }
                 let connector = TlsConnector::from(tls::client_config(&dial.tls)?);
                 let name = dial.tls.server_name(host)?;
-                return Ok(Box::new(connector.connect(name, stream).await.context("tls")?));
+                return Ok(Box::new(
+                    connector.connect(name, stream).await.map_err(|e| anyhow!("tls: {}", tls::failure(&e)))?,
+                ));
             }
             Ok(Err(e)) => last = anyhow!(e),
             Err(_) => last = anyhow!("{address} did not answer within {}", Span(share)),

@@ -27,6 +27,10 @@ pub struct Broker {
 impl FromStr for Broker {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('@') {
+            // The text is not repeated: it holds a password.
+            return Err("user and password do not belong into the url; set `username` and `password`".into());
+        }
         let wrong = |why: &str| format!("`{text}`: {why}; write it like \"mqtt://host:1883\" or \"mqtts://host:8883\"");
         let (tls, rest) = match text.split_once("://") {
             Some(("mqtt" | "tcp", rest)) => (false, rest),
@@ -35,10 +39,6 @@ impl FromStr for Broker {
             None => return Err(wrong("`mqtt://` is missing")),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
-        if rest.contains('@') {
-            // The text is not repeated: it holds a password.
-            return Err("user and password do not belong into the url; set `username` and `password`".into());
-        }
         if rest.contains(['/', '?', '#']) {
             return Err(wrong("nothing may follow the port"));
         }
@@ -201,6 +201,8 @@ mod tests {
             ("mqtt://[::1]1883", "the port is no port"),
             ("mqtt://barn/a", "nothing may follow the port"),
             ("mqtt://a:canary@barn", "user and password do not belong"),
+            ("amqp://a:canary@barn", "user and password do not belong"),
+            ("a:canary@barn", "user and password do not belong"),
         ] {
             let got = text.parse::<Broker>().map_or_else(|e| e, |b| b.to_string());
             assert!(got.contains(want) && !got.contains("canary"), "{text}: {got}");

@@ -130,6 +130,7 @@ impl Gateway {
             .arg("run")
             .args(arguments)
             .arg("tidegate.jsonc")
+            .env("TIDEGATE_LOG", "text") // wherever the tests run
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
