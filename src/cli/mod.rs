@@ -8,17 +8,12 @@ mod gpio;
 mod i2c;
 mod init;
 pub mod kinds;
+mod look;
 mod modbus;
 mod operate;
 mod process;
-mod query;
-mod queue;
-mod replay;
 mod serial;
-mod stored;
-mod tap;
 mod test;
-mod top;
 
 use crate::{
     admin,
@@ -175,38 +170,8 @@ enum Command {
     /// Example: tidegate dead ls
     #[command(subcommand)]
     Dead(operate::Dead),
-    /// List what is stored and what waits; show events, write them to a file, take them in from one.
-    ///
-    /// Example: tidegate queue ls
-    #[command(subcommand)]
-    Queue(queue::Queue),
-    /// Show events as they come into a topic, or out of a process, until Ctrl-C. The gateway does not wait for it: what finds no
-    /// room is left out and counted.
-    ///
-    /// Example: tidegate tap climate --when "event.temperature > 20.0" -n 5
-    Tap(tap::Tap),
-    /// Run stored events through the pipelines of two configurations, the present and a candidate, and tell what came out
-    /// differently. Nothing is sent or stored, and what a process does outside is left out.
-    ///
-    /// The time is that at which the events were taken in. Exit codes: 0 the outputs are the same, 1 they differ.
-    ///
-    /// Example: tidegate replay candidate.jsonc --since 2h
-    Replay(replay::Replay),
-    /// Show what moves: rates, what waits, what is down, memory and disk, every second. Ends with `q`. Where no terminal is, it
-    /// looks once.
-    ///
-    /// Example: tidegate top
-    Top(top::Top),
-    /// Ask in SQL what is stored; nothing is changed, and it ends in time.
-    ///
-    /// `events` has the columns topic, priority, seq, id, key, time (when it happened), taken (when it was taken in), stored
-    /// (when it was written here), quality (of its time), time_ms, meta and body; `body ->> 'a'` is a field of the body. What
-    /// topic, priority, seq and stored rule out is not even read. `state` has owner, key, value; `timers` owner, key, due;
-    /// `dead` id, at, consumer, topic, seq, event, reason, body; `consumers` consumer, topic, priority, seq, next; `ledger`
-    /// what `tidegate ledger` says. Times are UTC, and compare with those of `datetime` and `date`.
-    ///
-    /// Example: tidegate query "SELECT topic, count(*), avg(body ->> 'temperature') FROM events GROUP BY topic"
-    Query(query::Query),
+    #[command(flatten)]
+    Look(look::Look),
     #[command(flatten)]
     Change(change::Change),
     /// List the kinds of sources, processes, sinks and systems, or explain one: its fields and an example.
@@ -372,16 +337,7 @@ fn execute(command: Command) -> ExitCode {
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
-        Command::Queue(what) => finish(queue::run(&what)),
-        Command::Tap(what) => finish(tap::run(&what)),
-        Command::Replay(what) => load(&what.which.gateway.config, |before, _| match loaded(&what.candidate) {
-            Ok((after, _)) => replay::run(&what, before, after),
-            Err(problems) => {
-                Err(anyhow::anyhow!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
-            }
-        }),
-        Command::Top(what) => finish(top::run(&what)),
-        Command::Query(query) => finish(query::run(&query)),
+        Command::Look(what) => look::run(&what),
         Command::Change(what) => finish(change::run(&what)),
         Command::Kinds { name, format } => finish(
             kinds::kinds(&catalogue(), name.as_deref(), Format::of(&format))

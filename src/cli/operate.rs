@@ -19,7 +19,7 @@ pub(super) struct Gateway {
 #[derive(Args)]
 pub(super) struct Which {
     #[command(flatten)]
-    pub gateway: Gateway,
+    pub(super) gateway: Gateway,
     /// Output: `text` for people, `json` for programs.
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     format: String,

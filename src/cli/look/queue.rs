@@ -1,10 +1,10 @@
 //! `tidegate queue`: what waits, and what is stored: shown, written to a file, taken in again.
 
-use super::{
+use super::stored::{self, Lane, Line, Range, Walk};
+use crate::cli::{
     columns,
     operate::{Gateway, Which, cell},
     print,
-    stored::{self, Lane, Line, Range, Walk},
 };
 use crate::{
     admin::client::Client,
@@ -31,7 +31,7 @@ const LONGEST_LINE: u64 = 1 << 20;
 const TOLD: usize = 20;
 
 #[derive(Subcommand)]
-pub(super) enum Queue {
+pub(in crate::cli) enum Queue {
     /// List topics and consumers: how many events are there or wait, their bytes, and the age of the oldest.
     ///
     /// Example: tidegate queue ls
@@ -68,7 +68,7 @@ pub(super) enum Queue {
 }
 
 #[derive(Args)]
-pub(super) struct Export {
+pub(in crate::cli) struct Export {
     /// The name of a source or pipeline, with `--all` none; and the file, or `-` for standard output.
     #[arg(num_args = 1..=2, value_names = ["TOPIC", "FILE"])]
     what: Vec<String>,
@@ -82,7 +82,7 @@ pub(super) struct Export {
 }
 
 #[derive(Args)]
-pub(super) struct Import {
+pub(in crate::cli) struct Import {
     /// What `export` wrote.
     file: PathBuf,
     /// The topic of all of them, whatever they were from.

@@ -1,6 +1,6 @@
 //! `tidegate top`: what moves, every second.
 
-use super::{
+use crate::cli::{
     columns,
     operate::{Gateway, cell},
     print,
@@ -32,7 +32,7 @@ const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 const CTRL_C: u8 = 3;
 
 #[derive(Args)]
-pub(super) struct Top {
+pub(in crate::cli) struct Top {
     #[command(flatten)]
     gateway: Gateway,
 }

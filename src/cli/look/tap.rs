@@ -1,13 +1,13 @@
 //! `tidegate tap`: events as they pass.
 
-use super::operate::Gateway;
 use crate::budget::Span;
+use crate::cli::operate::Gateway;
 use clap::Args;
 use serde_json::Value;
 use std::io::{BufRead, Write};
 
 #[derive(Args)]
-pub(super) struct Tap {
+pub(in crate::cli) struct Tap {
     /// A topic, that is the name of a source or pipeline; or `PIPELINE.PROCESS`: what comes out of this process.
     #[arg(value_name = "TOPIC|PROCESS")]
     of: String,

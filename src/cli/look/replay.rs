@@ -1,9 +1,9 @@
 //! `tidegate replay`: stored events through the pipelines of two configurations, and what came out differently.
 
-use super::{
+use super::stored::{self, Line, Range, Walk};
+use crate::cli::{
     columns,
     operate::{Which, cell},
-    stored::{self, Line, Range, Walk},
 };
 use crate::{
     admin::client::Client,
@@ -28,7 +28,7 @@ const FIELDS: usize = 8;
 const FAILING: usize = 1000;
 
 #[derive(Args)]
-pub(super) struct Replay {
+pub(in crate::cli) struct Replay {
     /// The candidate.
     pub candidate: PathBuf,
     /// Only events of these topics; without it those of all sources that a pipeline reads.

@@ -1,12 +1,12 @@
 //! `tidegate query`: SQL over what is stored.
 
-use super::{columns, operate::Gateway, print};
 use crate::budget::Span;
+use crate::cli::{columns, operate::Gateway, print};
 use clap::Args;
 use serde_json::Value;
 
 #[derive(Args)]
-pub(super) struct Query {
+pub(in crate::cli) struct Query {
     /// One SELECT, in SQLite's SQL.
     sql: String,
     /// At most so many rows; up to 100000.
