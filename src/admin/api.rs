@@ -3,24 +3,26 @@
 use super::{
     config, metrics,
     routes::{self, Answer, Route, To},
-    trace,
+    tap, trace,
 };
 use crate::{
-    budget::Span,
+    budget::{Span, resident},
     clock,
     event::walk::Json,
     logs,
-    runtime::Running,
+    runtime::{Counts, Running},
     store::{Letter, Refusal, Store, Which},
     systems::http::decode,
 };
 use serde_json::{Value, json, value::RawValue};
-use std::{collections::BTreeMap, time::Duration};
-use tokio::sync::Mutex;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::{Mutex, Semaphore};
 
 /// Dead letters in one answer, if it does not say otherwise, and at most.
 const LETTERS: usize = 100;
 const MOST_LETTERS: usize = 1000;
+/// They take their own turns, since they take long.
+const APART: [&str; 2] = ["/api/v1/query", "/api/v1/queue"];
 /// Lines of the log in one answer, if it does not say otherwise.
 const LINES: usize = 100;
 /// The writer of a store that works answers sooner.
@@ -32,7 +34,7 @@ pub struct Call {
     route: Result<&'static Route, u16>,
     /// What stands for the parts in braces of the route, and the parameters of the query.
     given: BTreeMap<String, String>,
-    body: String,
+    pub(super) body: Vec<u8>,
 }
 
 impl Call {
@@ -49,30 +51,32 @@ impl Call {
             given.extend(parts.iter().filter_map(|(name, part)| Some(((*name).into(), decode(part)?.into_owned()))));
             route
         });
-        Call { route, given, body: String::new() }
+        Call { route, given, body: Vec::new() }
     }
 
-    /// The same, with a text.
-    pub fn with_body(self, body: String) -> Call {
+    /// With what came after the head.
+    pub fn with_body(self, body: Vec<u8>) -> Call {
         Call { body, ..self }
     }
 
-    /// Whether it is about the configuration; and whether it brings one.
-    pub(super) fn is_about_config(&self) -> bool {
-        self.route.is_ok_and(|route| route.path.starts_with(config::PATH))
-    }
-
-    pub(super) fn brings_text(&self) -> bool {
+    /// Whether it brings a configuration.
+    pub(super) fn brings_config(&self) -> bool {
         self.route.is_ok_and(|route| (route.method, route.path) == ("POST", config::PATH))
     }
 
-    pub(super) fn body(&self) -> &str {
-        &self.body
+    /// What it brings.
+    pub(super) fn body(&self) -> Result<&str, Reply> {
+        std::str::from_utf8(&self.body).map_err(|_| Reply::problem(400, "the body is not UTF-8"))
     }
 
     /// Whether it needs no token; `far`: other machines reach the listener.
     pub fn is_open(&self, far: bool) -> bool {
         self.route.is_ok_and(|route| route.to == To::All || route.to == To::Near && !far)
+    }
+
+    /// Whether the answer goes on and on.
+    pub(super) fn is_tap(&self) -> bool {
+        self.route.is_ok_and(|route| route.path == tap::PATH)
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
@@ -136,6 +140,7 @@ pub struct Desk {
     pub(super) running: Option<Running>,
     /// One answer is made at a time: it may take some memory.
     turn: Mutex<()>,
+    pub(super) taps: Arc<Semaphore>,
 }
 
 impl Desk {
@@ -146,18 +151,18 @@ impl Desk {
 
     /// Of a gateway that runs.
     pub fn of(running: Running) -> Desk {
-        Desk { store: running.store().clone(), running: Some(running), turn: Mutex::default() }
+        Desk { running: Some(running.clone()), ..Desk::of_store(running.store().clone()) }
     }
 
     /// Of a store whose gateway does not run.
     pub fn of_store(store: Store) -> Desk {
-        Desk { store, running: None, turn: Mutex::default() }
+        Desk { store, running: None, turn: Mutex::default(), taps: Arc::new(Semaphore::new(tap::AT_ONCE)) }
     }
 
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
-        // To change the configuration may take as long as sinks take to stop.
-        let apart = call.is_open(false) || call.is_about_config();
+        let of = |route: &Route| APART.contains(&route.path) || route.path.starts_with(config::PATH);
+        let apart = call.is_open(false) || call.route.is_ok_and(of);
         let _turn = if apart { None } else { Some(self.turn.lock().await) };
         let route = match call.route {
             Ok(route) => route,
@@ -232,6 +237,12 @@ impl Desk {
                 .collect();
             all["held"] = held.collect();
             all["config"] = config::state(running);
+            all["memory"] = resident().into();
+            let process = |(pipeline, counts): (String, Counts)| {
+                json!({ "pipeline": pipeline, "process": counts.name, "in": counts.taken, "out": counts.emitted,
+                    "skipped": counts.skipped, "failed": counts.failed, "mean_ns": counts.mean_ns })
+            };
+            all["processes"] = running.processes().into_iter().map(process).collect();
         }
         Ok(Reply::json(&all))
     }

@@ -9,54 +9,119 @@ use crate::{
 };
 use anyhow::{Context, bail, ensure};
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::unix::{fs::MetadataExt, net::UnixStream},
     time::Duration,
 };
 
-/// Retrying ten thousand dead letters on a slow card takes seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A question in SQL may take a minute, and wait for another.
+const PATIENCE: Duration = Duration::from_secs(125);
+/// Bytes of a line in the head of an answer.
+const LONGEST_LINE: u64 = 16 << 10;
 /// Bytes of an answer.
 const LARGEST: u64 = 64 << 20;
 
-/// Asks the gateway of a configuration and gives its answer as JSON. An answer that is no success is an error that says why.
-pub fn ask(settings: &Settings, method: &str, target: &str) -> anyhow::Result<serde_json::Value> {
-    let reply = match running(settings, method, target)? {
-        Some(reply) => reply,
-        None => stored(settings, method, target)?,
-    };
-    value_of(&reply)
+/// Who is asked: the gateway of a configuration or, if that does not run, its store.
+pub struct Client {
+    settings: Settings,
+    stored: Option<Stored>,
 }
 
-/// As `ask`, with a text, but only of a gateway that runs.
+/// A store whose gateway does not run.
+struct Stored {
+    store: Store,
+    desk: Desk,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    pub fn of(settings: Settings) -> Client {
+        Client { settings, stored: None }
+    }
+
+    /// Asks, and gives the answer as JSON; one that is no success is an error that says why. `path` is that under `/api/v1`.
+    pub fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        query: &[(&str, String)],
+        body: &[u8],
+    ) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_slice(&self.fetch(method, path, query, body)?).context("the answer is not JSON")
+    }
+
+    /// As `ask`, and gives the answer as it is.
+    pub fn fetch(
+        &mut self,
+        method: &str,
+        path: &str,
+        query: &[(&str, String)],
+        body: &[u8],
+    ) -> anyhow::Result<Vec<u8>> {
+        let target = target(path, query);
+        let reply = match &self.stored {
+            Some(stored) => stored.answer(method, &target, body),
+            None => match send(&self.settings, method, &target, body)? {
+                Some(reply) => reply,
+                None => self.stored.insert(Stored::open(&self.settings)?).answer(method, &target, body),
+            },
+        };
+        fine(reply.status, reply.body)
+    }
+
+    /// Asks a gateway that runs for an answer that goes on, and gives its lines as they come.
+    pub fn lines(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<impl BufRead> {
+        let stream = connect(&self.settings)?.context("no gateway runs with this configuration: nothing passes")?;
+        // With this version the answer is not cut in pieces, and ends with the connection.
+        let (status, mut body) = head(stream, &self.settings, "GET", &target(path, query), "1.0", &[])?;
+        if status >= 300 {
+            let mut problem = Vec::new();
+            body.read_to_end(&mut problem)?;
+            fine(status, problem)?;
+        }
+        Ok(body)
+    }
+}
+
+/// What was answered; what is no success is an error that says why.
+fn fine(status: u16, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    if status >= 300 {
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        bail!("{}", problem["detail"].as_str().unwrap_or("the gateway refused"));
+    }
+    Ok(body)
+}
+
+/// Asks a gateway that runs, and gives the answer as JSON; nothing if none does.
 pub fn ask_running(
     settings: &Settings,
     method: &str,
     target: &str,
     text: &str,
 ) -> anyhow::Result<Option<serde_json::Value>> {
-    tell(settings, method, target, text)?.map(|reply| value_of(&reply)).transpose()
+    let Some(reply) = send(settings, method, target, text.as_bytes())? else { return Ok(None) };
+    serde_json::from_slice(&fine(reply.status, reply.body)?).context("the answer is not JSON")
 }
 
-fn value_of(reply: &Reply) -> anyhow::Result<serde_json::Value> {
-    let value: serde_json::Value = serde_json::from_slice(&reply.body).context("the answer is not JSON")?;
-    if reply.status >= 300 {
-        bail!("{}", value["detail"].as_str().unwrap_or("the gateway refused"));
-    }
-    Ok(value)
+/// A path of the API, and a query.
+fn target(path: &str, query: &[(&str, String)]) -> String {
+    let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    let mark = if pairs.is_empty() { "" } else { "?" };
+    format!("/api/v1{path}{mark}{}", pairs.join("&"))
+}
+
+/// For the query of a URL.
+pub fn encode(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
-/// The answer of a gateway that runs, whatever it is; nothing if none does.
-pub fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
-    tell(settings, method, target, "")
-}
-
-/// As that, with a text.
-fn tell(settings: &Settings, method: &str, target: &str, text: &str) -> anyhow::Result<Option<Reply>> {
+/// A connection to a gateway; nothing if none runs.
+fn connect(settings: &Settings) -> anyhow::Result<Option<Box<dyn Stream>>> {
     let connected = match &settings.admin.listen {
         Listen::Off => return Ok(None),
         Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {
@@ -71,24 +136,11 @@ fn tell(settings: &Settings, method: &str, target: &str, text: &str) -> anyhow::
             }
         }),
     };
-    let mut stream = match connected {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
-        Err(error) => return Err(error).context("the gateway's admin listener"),
-    };
-    let token = token(settings)?;
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        text.len()
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(text.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(LARGEST).read_to_end(&mut answer).context("the gateway's admin listener")?;
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no answer of the gateway")?;
-    let status = answer.get(9..12).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
-    let status = status.context("the answer is not HTTP")?;
-    Ok(Some(Reply { status, media: "application/json", body: answer.split_off(end + 4) }))
+    match connected {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error).context("the gateway's admin listener"),
+    }
 }
 
 /// Where an address is reached from this machine: that of all interfaces is none itself.
@@ -108,8 +160,69 @@ fn covered(stream: TcpStream, address: &SocketAddr, tls: &AdminTls) -> anyhow::R
     Ok(Box::new(rustls::StreamOwned::new(session, stream)))
 }
 
-/// The answer of a store whose gateway does not run.
-fn stored(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Reply> {
+/// Sends a request and reads the head of the answer: its status; what comes then is its body.
+fn head(
+    mut stream: Box<dyn Stream>,
+    settings: &Settings,
+    method: &str,
+    target: &str,
+    version: &str,
+    body: &[u8],
+) -> anyhow::Result<(u16, BufReader<Box<dyn Stream>>)> {
+    let (token, length) = (token(settings)?, body.len());
+    let head = format!(
+        "{method} {target} HTTP/{version}\r\nhost: tidegate\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n",
+    );
+    let place = "the gateway's admin listener";
+    stream.write_all(&[head.as_bytes(), body].concat()).context(place)?;
+    let (mut answer, mut status) = (BufReader::new(stream), None);
+    loop {
+        let mut line = String::new();
+        let read = answer.by_ref().take(LONGEST_LINE).read_line(&mut line).context(place)?;
+        ensure!(read > 0, "no answer of the gateway");
+        match line.trim_end() {
+            "" => break,
+            line if status.is_none() => status = line.get(9..12).and_then(|code| code.parse().ok()),
+            _ => {}
+        }
+    }
+    Ok((status.context("the answer is not HTTP")?, answer))
+}
+
+/// The answer of a gateway that runs, whatever it is; nothing if none does.
+pub fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Option<Reply>> {
+    send(settings, method, target, &[])
+}
+
+fn send(settings: &Settings, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Option<Reply>> {
+    let Some(stream) = connect(settings)? else { return Ok(None) };
+    let (status, answer) = head(stream, settings, method, target, "1.1", body)?;
+    let mut body = Vec::new();
+    answer.take(LARGEST).read_to_end(&mut body).context("the gateway's admin listener")?;
+    Ok(Some(Reply { status, media: "application/json", body }))
+}
+
+impl Stored {
+    fn open(settings: &Settings) -> anyhow::Result<Stored> {
+        let store = open(settings)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Stored { desk: Desk::of_store(store.clone()), store, runtime })
+    }
+
+    fn answer(&self, method: &str, target: &str, body: &[u8]) -> Reply {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let call = Call::new(method, path, query).with_body(body.to_vec());
+        self.runtime.block_on(self.desk.answer(&call))
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.store.close());
+    }
+}
+
+fn open(settings: &Settings) -> anyhow::Result<Store> {
     let path = &settings.store.path;
     let Ok(is) = std::fs::metadata(path) else {
         bail!(
@@ -125,15 +238,8 @@ fn stored(settings: &Settings, method: &str, target: &str) -> anyhow::Result<Rep
         is.uid()
     );
     let store = Store::open(crate::store::Options { visit: true, ..runtime::options(settings, false) });
-    let store = store.map_err(|error| match error {
+    store.map_err(|error| match error {
         OpenError::Locked => anyhow::anyhow!("the gateway runs, but does not listen for operators (`admin.listen`)"),
         error => anyhow::anyhow!("store `{path}`: {error}"),
-    })?;
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(async {
-        let reply = Desk::of_store(store.clone()).answer(&Call::new(method, path, query)).await;
-        store.close().await;
-        reply
-    }))
+    })
 }

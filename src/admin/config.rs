@@ -62,7 +62,7 @@ pub(super) fn one(running: Option<&Running>, call: &Call) -> Answer {
 
 pub(super) async fn apply(running: Option<&Running>, call: &Call) -> Answer {
     let within = call.number("confirm")?.map(|seconds: u64| Duration::from_secs(seconds.clamp(1, LONGEST)));
-    order(running, Order::Apply { text: call.body().to_owned(), within }).await
+    order(running, Order::Apply { text: call.body()?.to_owned(), within }).await
 }
 
 pub(super) async fn confirm(running: Option<&Running>) -> Answer {

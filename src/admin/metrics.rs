@@ -2,6 +2,7 @@
 //! rises. A label has names of the configuration for values, and nothing that a device or client chose.
 
 use crate::{
+    budget::resident,
     clock::Quality,
     runtime::{Counts, Running},
     store::{Ledger, Refusal, Store, Which},
@@ -199,11 +200,7 @@ fn memory(out: &mut Text, store: &Store) {
     pools.iter().for_each(|(name, pool)| out.sample("memory_limit_bytes", &[("pool", name)], pool.limit()));
     out.head("memory_drawn_bytes", "Memory that they have drawn.", Gauge);
     pools.iter().for_each(|(name, pool)| out.sample("memory_drawn_bytes", &[("pool", name)], pool.used()));
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = |line: &str| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok();
-    if let Some(kib) = status.lines().find_map(kib) {
-        out.one("resident_memory_bytes", "Memory that the process takes.", Gauge, kib * 1024);
-    }
+    out.one("resident_memory_bytes", "Memory that the process takes.", Gauge, resident());
 }
 
 fn sources(out: &mut Text, store: &Store) {

@@ -5,13 +5,16 @@
 //! needs the one that lies beside the store, in `STORE-token`. Such an address is served over TLS only.
 
 mod api;
+mod ask;
 mod change;
 pub mod client;
 pub mod config;
+mod import;
 mod look;
 mod metrics;
 mod openapi;
 mod routes;
+mod tap;
 mod token;
 mod trace;
 
@@ -28,7 +31,7 @@ use crate::{
     systems::tls::{self, ServerTls},
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Request, Response, StatusCode,
     body::{Body, Incoming},
@@ -43,7 +46,10 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -63,8 +69,9 @@ const HEAD: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(120);
 /// Bytes of a request's line and headers.
 const MAX_HEAD: usize = 16 << 10;
-/// Bytes of a configuration, as of its file.
-const LARGEST_TEXT: usize = 4 << 20;
+/// Bytes of a request's body: a piece of what is imported; a configuration, as its file.
+const MAX_BODY: usize = 1 << 20;
+const MAX_CONFIG: usize = 4 << 20;
 /// Wait after a failed accept, or before the listener is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -141,7 +148,11 @@ pub async fn serve(settings: Settings, running: Running, stateless: bool) {
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
         let desk = desk.clone();
         let work = |stream: Box<dyn Stream>, acceptor: Option<TlsAcceptor>| async move {
-            timeout(LONGEST, greet(stream, acceptor, desk)).await.ok();
+            let taps = Arc::new(AtomicBool::new(false));
+            let mut conversation = Box::pin(greet(stream, acceptor, desk, taps.clone()));
+            if timeout(LONGEST, &mut conversation).await.is_err() && taps.load(Relaxed) {
+                timeout(tap::LONGEST, conversation).await.ok();
+            }
             drop(seat);
         };
         match (listener.accept().await, listener.acceptor()) {
@@ -175,17 +186,18 @@ struct Counter {
     brake: Brake,
 }
 
-async fn greet(stream: Box<dyn Stream>, acceptor: Option<TlsAcceptor>, counter: Arc<Counter>) {
-    let Some(acceptor) = acceptor else { return converse(stream, counter).await };
+/// Until the other side has enough. Sets `taps` when an answer takes longer than others may.
+async fn greet(stream: Box<dyn Stream>, acceptor: Option<TlsAcceptor>, counter: Arc<Counter>, taps: Arc<AtomicBool>) {
+    let Some(acceptor) = acceptor else { return converse(stream, counter, taps).await };
     if let Ok(Ok(stream)) = timeout(HEAD, acceptor.accept(stream)).await {
-        converse(Box::new(stream), counter).await;
+        converse(Box::new(stream), counter, taps).await;
     }
 }
 
-async fn converse(stream: Box<dyn Stream>, counter: Arc<Counter>) {
+async fn converse(stream: Box<dyn Stream>, counter: Arc<Counter>, taps: Arc<AtomicBool>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let counter = counter.clone();
-        async move { Ok::<_, Infallible>(counter.respond(request).await) }
+        let (counter, taps) = (counter.clone(), taps.clone());
+        async move { Ok::<_, Infallible>(counter.respond(request, &taps).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_header_size(MAX_HEAD);
@@ -193,7 +205,7 @@ async fn converse(stream: Box<dyn Stream>, counter: Arc<Counter>) {
 }
 
 impl Counter {
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Incoming>, taps: &AtomicBool) -> Response<Answered> {
         let uri = request.uri();
         let call = Call::new(request.method().as_str(), uri.path(), uri.query().unwrap_or_default());
         let brought = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -202,30 +214,44 @@ impl Counter {
             sleep(self.brake.wrong(clock::mono_ms())).await;
         }
         let reply = match known {
-            true if call.brings_text() => match text_of(request, &self.desk).await {
-                Ok((text, _share)) => self.desk.answer(&call.with_body(text)).await,
-                Err(reply) => reply,
+            true if call.is_tap() => match self.desk.tap(&call) {
+                Ok(lines) => {
+                    taps.store(true, Relaxed);
+                    return response(200, "application/x-ndjson", lines.boxed_unsync());
+                }
+                Err(refused) => refused,
             },
-            true => self.desk.answer(&call).await,
+            true => {
+                match body_of(request, &self.desk, if call.brings_config() { MAX_CONFIG } else { MAX_BODY }).await {
+                    Ok((body, _share)) => self.desk.answer(&call.with_body(body)).await,
+                    Err(refused) => refused,
+                }
+            }
             false => Reply::problem(401, "expected `Authorization: Bearer` with the token of `STORE-token`"),
         };
-        let mut response = Response::new(Full::new(reply.body.into()));
-        *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.media));
-        response
+        response(reply.status, reply.media, Full::new(reply.body.into()).boxed_unsync())
     }
 }
 
-/// The text that a request brings, drawn from what sources share: so it takes no more memory than there is.
-async fn text_of(request: Request<Incoming>, desk: &Desk) -> Result<(String, Option<Share>), Reply> {
+/// What a request brings, drawn from what sources share: so it takes no more memory than there is.
+async fn body_of(request: Request<Incoming>, desk: &Desk, most: usize) -> Result<(Vec<u8>, Option<Share>), Reply> {
     let size = request.body().size_hint().exact().ok_or_else(|| Reply::problem(411, "expected `Content-Length`"))?;
-    let size = usize::try_from(size).ok().filter(|size| *size <= LARGEST_TEXT);
-    let size = size.ok_or_else(|| Reply::problem(413, "a configuration has at most 4 MiB"))?;
+    let size = usize::try_from(size).ok().filter(|size| *size <= most);
+    let size = size.ok_or_else(|| Reply::problem(413, &format!("this has {} KiB at most", most >> 10)))?;
     let share = desk.running().map(|running| running.store().pools().events.draw(size));
     if matches!(share, Some(None)) {
         return Err(Reply::problem(503, "there is no memory for this now (`gateway.memory`)"));
     }
     let bytes = request.into_body().collect().await.map_err(|error| Reply::problem(400, &error.to_string()))?;
-    let text = String::from_utf8(bytes.to_bytes().to_vec()).map_err(|_| Reply::problem(400, "not UTF-8"))?;
-    Ok((text, share.flatten()))
+    Ok((bytes.to_bytes().to_vec(), share.flatten()))
+}
+
+/// The body of an answer: whole, or as it comes.
+type Answered = UnsyncBoxBody<Bytes, Infallible>;
+
+fn response(status: u16, media: &'static str, body: Answered) -> Response<Answered> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    response
 }

@@ -1,6 +1,6 @@
 //! What can be asked: one row for each question. From it requests are answered, and the OpenAPI document is written.
 
-use super::{Call, Desk, Reply, config, openapi};
+use super::{Call, Desk, Reply, config, openapi, tap};
 use std::{future::ready, pin::Pin};
 
 /// An answer, or a refusal.
@@ -286,6 +286,43 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[("to", "the number of its version; the one before without it")],
         to: To::Operator,
         work: |desk, call| Box::pin(config::rollback(desk.running(), call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/query",
+        about: "answers a SELECT, which is the body, over stored events and states",
+        query: &[
+            ("rows", "at most so many; 1000 without it"),
+            ("ms", "milliseconds it may take; 5000 without it, 60000 at most"),
+        ],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.query(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/import",
+        about: "takes in events with their envelopes, a line each, which are the body; an import that was begun goes on where it was",
+        query: &[
+            ("name", "of the import: the SHA-256 of the whole, in hexadecimal"),
+            ("at", "how many of its lines come before these"),
+            ("topic", "the topic of all of them, whatever they say"),
+        ],
+        to: To::Operator,
+        work: |desk, call| Box::pin(desk.import(call)),
+    },
+    Route {
+        method: "GET",
+        path: tap::PATH,
+        about: "events as they pass, with their envelopes, a line each; the last line is `{\"tapped\":…,\"dropped\":…}`",
+        query: &[
+            ("of", "a topic, or `PIPELINE.PROCESS`: what comes out of it"),
+            ("when", "only events for which this condition holds"),
+            ("n", "at most so many"),
+            ("for", "how long, `10s`; 10 minutes at most, and without it"),
+        ],
+        to: To::Operator,
+        // Of a gateway that runs, it is answered before it comes here.
+        work: |_, _| Box::pin(ready(Err(Reply::problem(503, "no gateway runs: nothing passes")))),
     },
 ];
 

@@ -112,7 +112,7 @@ pub(super) fn run(what: &Config) -> anyhow::Result<()> {
                     let running = version(which, None)?;
                     (name(&running), text_of(&running).to_owned())
                 }
-                (None, None) => ("the file".into(), which.settings()?.1),
+                (None, None) => ("the file".into(), which.gateway.settings()?.1),
             };
             print(&diff::unified((&name(&old), &name_of_new), text_of(&old), &new))
         }
@@ -121,7 +121,7 @@ pub(super) fn run(what: &Config) -> anyhow::Result<()> {
 
 /// Asks the gateway that runs.
 fn order(which: &Which, path: &str, text: &str) -> anyhow::Result<Value> {
-    let (settings, _) = which.settings()?;
+    let (settings, _) = which.gateway.settings()?;
     let answer = client::ask_running(&settings, "POST", &format!("/api/v1{path}"), text)?;
     answer.context("no gateway runs with this configuration: write the file, and start it")
 }
@@ -141,7 +141,7 @@ fn told(answer: &Value) -> String {
 
 /// Of the gateway that runs, or, where none does, of what lies beside its store.
 fn history(which: &Which) -> anyhow::Result<Value> {
-    let (settings, _) = which.settings()?;
+    let (settings, _) = which.gateway.settings()?;
     match client::ask_running(&settings, "GET", "/api/v1/config", "")? {
         Some(answer) => Ok(answer),
         None => Ok(answers::history(&Versions::beside(Path::new(&settings.store.path)))),
@@ -150,7 +150,7 @@ fn history(which: &Which) -> anyhow::Result<Value> {
 
 /// One version, or the one that runs, or ran last.
 fn version(which: &Which, number: Option<u32>) -> anyhow::Result<Value> {
-    let (settings, _) = which.settings()?;
+    let (settings, _) = which.gateway.settings()?;
     let number = match number {
         Some(number) => number,
         None => {

@@ -10,6 +10,7 @@ mod gpio;
 mod i2c;
 mod init;
 pub mod kinds;
+mod look;
 mod modbus;
 mod operate;
 mod passwd;
@@ -177,6 +178,8 @@ enum Command {
     /// Example: tidegate dead ls
     #[command(subcommand)]
     Dead(operate::Dead),
+    #[command(flatten)]
+    Look(look::Look),
     #[command(flatten)]
     Change(change::Change),
     /// Change the configuration of a running gateway: apply, confirm, roll back; and its versions: log, show, diff.
@@ -348,6 +351,7 @@ fn execute(command: Command) -> ExitCode {
         Command::Pause { consumer, which } => finish(operate::pause(&consumer, true, &which)),
         Command::Resume { consumer, which } => finish(operate::pause(&consumer, false, &which)),
         Command::Dead(what) => finish(operate::dead(&what)),
+        Command::Look(what) => look::run(&what),
         Command::Change(what) => finish(change::run(&what)),
         Command::Config(what) => finish(config::run(&what)),
         Command::Kinds { name, format } => finish(

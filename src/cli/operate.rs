@@ -2,7 +2,7 @@
 
 use super::{Format, columns, print};
 use crate::{
-    admin::client,
+    admin::client::Client,
     config::{self, Settings},
 };
 use anyhow::Context;
@@ -10,12 +10,19 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// Which gateway.
+#[derive(Args)]
+pub(super) struct Gateway {
+    /// The configuration of the gateway. If that does not run, its store is asked.
+    #[arg(short, long, default_value = "/etc/tidegate/tidegate.jsonc")]
+    pub config: PathBuf,
+}
+
 /// Which gateway, and how it is printed.
 #[derive(Args)]
 pub(super) struct Which {
-    /// The configuration of the gateway. If that does not run, its store is asked.
-    #[arg(short, long, default_value = "/etc/tidegate/tidegate.jsonc")]
-    config: PathBuf,
+    #[command(flatten)]
+    pub(super) gateway: Gateway,
     /// Output: `text` for people, `json` for programs.
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     format: String,
@@ -110,17 +117,9 @@ impl Chosen {
     }
 }
 
-impl Which {
-    pub(super) fn config(&self) -> &Path {
-        &self.config
-    }
-
-    pub(super) fn format(&self) -> Format {
-        Format::of(&self.format)
-    }
-
-    /// The gateway's own settings, and the text of the file.
-    pub(super) fn settings(&self) -> anyhow::Result<(Settings, String)> {
+impl Gateway {
+    /// Its own settings, and the text of the file.
+    pub fn settings(&self) -> anyhow::Result<(Settings, String)> {
         let problem = |problem: config::Problem| anyhow::anyhow!("{problem}");
         let text =
             config::read(&self.config).map_err(problem).context("say which configuration with `--config FILE`")?;
@@ -128,11 +127,22 @@ impl Which {
         Ok((settings, text))
     }
 
+    pub fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::of(self.settings()?.0))
+    }
+}
+
+impl Which {
+    pub(super) fn config(&self) -> &Path {
+        &self.gateway.config
+    }
+
+    pub(super) fn format(&self) -> Format {
+        Format::of(&self.format)
+    }
+
     pub(super) fn ask(&self, method: &str, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
-        let (settings, _) = self.settings()?;
-        let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
-        let mark = if pairs.is_empty() { "" } else { "?" };
-        client::ask(&settings, method, &format!("/api/v1{path}{mark}{}", pairs.join("&")))
+        self.gateway.client()?.ask(method, path, query, &[])
     }
 
     /// Prints the answer, for people as `text` makes it.
@@ -142,12 +152,6 @@ impl Which {
             Format::Text => print(&text(answer)),
         }
     }
-}
-
-/// For the query of a URL.
-pub(super) fn encode(text: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 pub(super) fn dead(what: &Dead) -> anyhow::Result<()> {

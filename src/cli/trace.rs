@@ -2,8 +2,9 @@
 
 use super::{
     columns,
-    operate::{Which, cell, encode, table},
+    operate::{Which, cell, table},
 };
+use crate::admin::client;
 use clap::Args;
 use serde_json::Value;
 
@@ -29,7 +30,7 @@ pub(super) struct Ledger {
 
 /// The way of one event.
 pub(super) fn trace(Trace { id, which }: &Trace) -> anyhow::Result<()> {
-    let answer = which.ask("GET", &format!("/trace/{}", encode(id)), &[])?;
+    let answer = which.ask("GET", &format!("/trace/{}", client::encode(id)), &[])?;
     which.show(&answer, way)?;
     anyhow::ensure!(answer["found"] == true, "nothing is known of `{id}`{}", unseen(&answer));
     Ok(())

@@ -312,6 +312,7 @@ impl Chain {
             return Vec::new();
         }
         stage.meter.emitted.fetch_add(out.len() as u64, Relaxed);
+        stage.meter.tap.pass(&out);
         out
     }
 }
@@ -342,12 +343,13 @@ impl Stage {
 
     /// Runs one event through and adds what goes on to `next`.
     fn pass(&self, at: usize, event: Event, next: &mut Vec<Event>, run: &mut Run<'_>) -> Result<(), Held> {
-        let begun = self.meter.begin(false);
+        let (begun, before) = (self.meter.begin(false), next.len());
         let done = match self.enter(event, next, run)? {
             Some(event) => self.work(at, event, next, run),
-            None => return Ok(()),
+            None => Ok(()),
         };
         self.meter.end(begun);
+        self.meter.tap.pass(&next[before..]);
         done
     }
 
@@ -360,14 +362,18 @@ impl Stage {
         run: &mut Run<'_>,
         chain: &Chain,
     ) -> Result<(), Held> {
-        let begun = self.meter.begin(true);
-        let Some(event) = self.enter(event, next, run)? else { return Ok(()) };
+        let (begun, before) = (self.meter.begin(true), next.len());
+        let Some(event) = self.enter(event, next, run)? else {
+            self.meter.tap.pass(&next[before..]);
+            return Ok(());
+        };
         let done = match self.attempts(event.clone(), run, chain).await {
             Ok(changed) => self.work(at, changed, next, run),
             Err(Some(fault)) => self.fail(fault, event, next, run).map_err(Held::from),
             Err(None) => Err(Unfinished::Later.into()),
         };
         self.meter.end(begun);
+        self.meter.tap.pass(&next[before..]);
         done
     }
 

@@ -88,12 +88,33 @@ impl Flow {
 
     /// Runs an event through every pipeline that reads its topic, and on through those that read theirs. What reaches
     /// a topic is given to `reached`. The error names the pipeline and the process.
-    pub async fn run(&self, event: Event, mut reached: impl FnMut(&Event)) -> Result<(), String> {
+    pub async fn run(&self, event: Event, reached: impl FnMut(&Event)) -> Result<(), String> {
+        self.pass_on(event, reached, Err).await
+    }
+
+    /// As `run`, and goes on where a pipeline fails; why, is given to `failed`.
+    pub async fn run_all(&self, event: Event, reached: impl FnMut(&Event), mut failed: impl FnMut(String)) {
+        let failed = |why| {
+            failed(why);
+            Ok(())
+        };
+        self.pass_on(event, reached, failed).await.ok();
+    }
+
+    async fn pass_on(
+        &self,
+        event: Event,
+        mut reached: impl FnMut(&Event),
+        mut failed: impl FnMut(String) -> Result<(), String>,
+    ) -> Result<(), String> {
         let mut waiting = VecDeque::from([event]);
         while let Some(event) = waiting.pop_front() {
             reached(&event);
             for stage in self.stages.iter().filter(|s| s.chain.from.iter().any(|t| **t == *event.topic)) {
-                waiting.extend(stage.event(&event).await?);
+                match stage.event(&event).await {
+                    Ok(events) => waiting.extend(events),
+                    Err(why) => failed(why)?,
+                }
             }
         }
         Ok(())
@@ -101,7 +122,12 @@ impl Flow {
 
     /// Moves a clock that stands still, and fires the timers on the way.
     pub async fn advance(&self, by: Duration, reached: impl FnMut(&Event)) -> Result<(), String> {
-        let to = self.time.now().saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.advance_to(self.time.now().saturating_add(by), reached).await
+    }
+
+    /// As that, to a time, in milliseconds since 1970. A clock that is later stays. After an error it may be called again.
+    pub async fn advance_to(&self, to: i64, reached: impl FnMut(&Event)) -> Result<(), String> {
         self.fire(to, reached).await?;
         if let Time::Still(now) = &self.time {
             now.fetch_max(to, Ordering::Relaxed);

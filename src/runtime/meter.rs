@@ -1,5 +1,6 @@
 //! Counters and times of one process.
 
+use super::tap::Tap;
 use crate::tally::Histogram;
 use std::{
     fmt,
@@ -22,6 +23,8 @@ pub(super) struct Meter {
     pub skipped: AtomicU64,
     pub failed: AtomicU64,
     pub retried: AtomicU64,
+    /// Who looks on.
+    pub tap: Tap,
     /// Nanoseconds of the samples.
     times: Histogram,
 }
@@ -37,6 +40,8 @@ pub struct Counts {
     pub skipped: u64,
     pub failed: u64,
     pub retried: u64,
+    /// Nanoseconds that an event takes, on the average of those that were timed.
+    pub mean_ns: Option<u64>,
 }
 
 impl Meter {
@@ -48,6 +53,7 @@ impl Meter {
             skipped: self.skipped.load(Relaxed),
             failed: self.failed.load(Relaxed),
             retried: self.retried.load(Relaxed),
+            mean_ns: self.latency().map(|(mean, _)| mean),
         }
     }
 
@@ -60,6 +66,7 @@ impl Meter {
             skipped: zero(),
             failed: zero(),
             retried: zero(),
+            tap: Tap::default(),
             times: Histogram::default(),
         }
     }

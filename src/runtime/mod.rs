@@ -32,6 +32,7 @@ mod source;
 mod status;
 mod step;
 mod suspect;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -49,6 +50,7 @@ pub use options::options;
 pub use order::{Changed, Denied, Order, Origin, Origins};
 pub use reload::at_start;
 pub use status::Running;
+pub use tap::Passing;
 pub use versions::{State, Version, Versions};
 
 use crate::{

@@ -12,7 +12,7 @@ use crate::{
     tally,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -145,6 +145,25 @@ impl Running {
             .iter()
             .flat_map(|(chain, meters)| meters.iter().map(|meter| (chain.clone(), meter.read())))
             .collect()
+    }
+
+    /// What each process did, by `PIPELINE.PROCESS`.
+    pub(super) fn taps(&self) -> Vec<(String, Arc<Meter>)> {
+        let name = |chain: &str, meter: &Meter| {
+            let pipeline = chain.strip_prefix("pipelines.").unwrap_or(chain);
+            format!("{}.{}", pipeline.split('/').next().unwrap_or_default(), meter.name)
+        };
+        let parts = self.0.parts();
+        let meters = parts.meters.iter();
+        meters.flat_map(|(chain, meters)| meters.iter().map(|meter| (name(chain, meter), meter.clone()))).collect()
+    }
+
+    /// The topics that there are, or will be.
+    pub(super) fn topics(&self) -> BTreeSet<String> {
+        let stored = self.0.store.ledger().into_iter().map(|row| row.topic);
+        let parts = self.0.parts();
+        let pipelines = parts.beats.iter().filter_map(|(name, _)| name.strip_prefix("pipelines."));
+        parts.sources.iter().cloned().chain(pipelines.map(str::to_owned)).chain(stored).collect()
     }
 
     /// Writes to the log what every process did.

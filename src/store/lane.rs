@@ -256,6 +256,8 @@ pub(super) struct Shared {
     pub offload: Notify,
     /// Intake of ordinary priority meets a mark, or a full disk.
     pub full: AtomicBool,
+    /// Who reads for an operator is to end.
+    pub closing: AtomicBool,
     generation: AtomicU64,
     /// One more than that of the last database that a read found broken.
     broken: AtomicU64,
@@ -270,8 +272,9 @@ impl Shared {
         let (ttl, ttl_changes) = (Mutex::new(ttl_of(options)), AtomicU64::new(0));
         let view = Mutex::new(View { index, eras: Arc::new(eras.clone()), most: options.tails, ..View::default() });
         let (generation, broken) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (figures, offload, full) = (Figures::new(options), Notify::new(), AtomicBool::new(false));
-        Shared { store, died, ttl, ttl_changes, view, figures, offload, full, generation, broken }
+        let (figures, offload) = (Figures::new(options), Notify::new());
+        let (full, closing) = (AtomicBool::new(false), AtomicBool::new(false));
+        Shared { store, died, ttl, ttl_changes, view, figures, offload, full, closing, generation, broken }
     }
 
     /// Which database it is in this run: a broken one is followed by another.

@@ -29,6 +29,9 @@ mod opening;
 mod pause;
 mod peek;
 mod quarantine;
+mod query;
+#[cfg(test)]
+mod query_tests;
 mod reader;
 mod rows;
 mod salvage;
@@ -59,6 +62,7 @@ pub use lane::Ledger;
 pub use offload::{Errand, Manifest, Parcel};
 pub use opening::OpenError;
 pub use peek::{Backlog, Found, Stock};
+pub use query::{LONGEST as LONGEST_QUERY, MOST_ROWS, Query, Selected};
 pub use reader::{Lag, Lot, Reader};
 pub use seek::{At, Sought};
 pub use seen::{ID, Window};
@@ -78,7 +82,10 @@ use std::{
     sync::{Arc, mpsc},
     time::Duration,
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -334,6 +341,10 @@ pub struct Store {
     waiting: Pool,
     pools: Pools,
     trace: Trace,
+    /// Of the file, if there is one.
+    path: Option<PathBuf>,
+    /// One question of an operator at a time.
+    queries: Arc<Semaphore>,
 }
 
 impl Store {
@@ -355,11 +366,12 @@ impl Store {
         }
         let (pools, trace) = (options.pools.clone(), options.trace.clone());
         let (writer, requests) = writer::start(options)?;
-        let reads = match path {
-            Some(path) => rows::start(&path, writer.clone())?,
+        let reads = match &path {
+            Some(path) => rows::start(path, writer.clone())?,
             None => rows::through(requests.clone()),
         };
-        Ok(Store { shared: writer, requests, reads, waiting, pools, trace })
+        let queries = Arc::new(Semaphore::new(1));
+        Ok(Store { shared: writer, requests, reads, waiting, pools, trace, path, queries })
     }
 
     /// What sources draw from before they buffer what comes in.
@@ -482,6 +494,7 @@ impl Store {
 
     /// Commits what rides, checkpoints and closes the file. Later calls answer `Closed`.
     pub async fn close(&self) {
+        self.shared.closing.store(true, std::sync::atomic::Ordering::Relaxed);
         self.reads.send(rows::Read::END).ok();
         let (reply, answer) = oneshot::channel();
         if self.send(Request::Close(reply)).is_ok() {

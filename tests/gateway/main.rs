@@ -15,6 +15,7 @@ mod in_process;
 mod kill;
 mod kit;
 mod ledger;
+mod look;
 mod memory;
 mod metered;
 mod offload;
