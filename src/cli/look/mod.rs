@@ -28,7 +28,7 @@ pub(super) enum Look {
     ///
     /// The time is that at which the events were taken in. Exit codes: 0 the outputs are the same, 1 they differ.
     ///
-    /// Example: tidegate replay candidate.jsonc --since 2h
+    /// Example: tidegate replay new.jsonc --since 2h
     Replay(replay::Replay),
     /// Show what moves: rates, what waits, what is down, memory and disk, every second. Ends with `q`. Where no terminal is, it
     /// looks once.
