@@ -29,6 +29,11 @@ impl Store {
         .await
     }
 
+    /// Names of the consumers that registered in this run.
+    pub fn registered(&self) -> Vec<String> {
+        self.shared.registered()
+    }
+
     /// Whether a consumer has ever registered and was not forgotten.
     pub fn knows(&self, consumer: &str) -> bool {
         self.shared.view().index.consumer(consumer).is_some()

@@ -475,11 +475,6 @@ impl Store {
         self.shared.view().salvaging
     }
 
-    /// Names of the consumers that registered in this run.
-    pub fn registered(&self) -> Vec<String> {
-        self.shared.registered()
-    }
-
     /// Commits what rides, checkpoints and closes the file. Later calls answer `Closed`.
     pub async fn close(&self) {
         self.reads.send(rows::Read::END).ok();
