@@ -152,11 +152,6 @@ pub struct Keep {
     pub bytes: Option<u64>,
 }
 
-/// Bytes of steps that may wait for the writer.
-fn may_wait(options: &Options) -> usize {
-    options.waiting.clamp(64 << 10, u32::MAX as usize)
-}
-
 /// A file beside the database, named after it.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
@@ -348,7 +343,7 @@ impl Store {
     }
 
     fn open_now(options: Options) -> Result<Store, OpenError> {
-        let waiting = Pool::new(may_wait(&options));
+        let waiting = Pool::new(change::may_wait(&options));
         let path = options.path.clone();
         if let Some(path) = &path {
             std::fs::create_dir_all(writer::folder_of(path))?;
