@@ -1,7 +1,12 @@
 //! What can change while the store runs: its options, and who reads.
 
-use super::{Keep, Options, Refusal, Start, Store, may_wait, schema, trim, writer::Writer};
+use super::{Keep, Options, Refusal, Start, Store, schema, trim, writer::Writer};
 use std::sync::Arc;
+
+/// Bytes of steps that may wait for the writer.
+pub(super) fn may_wait(options: &Options) -> usize {
+    options.waiting.clamp(64 << 10, u32::MAX as usize)
+}
 
 impl Store {
     /// Takes over, without a pause, all that options say but where the store lies, and what is recorded.
@@ -27,6 +32,11 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// Names of the consumers that registered in this run.
+    pub fn registered(&self) -> Vec<String> {
+        self.shared.registered()
     }
 
     /// Whether a consumer has ever registered and was not forgotten.

@@ -159,11 +159,6 @@ pub struct Keep {
     pub bytes: Option<u64>,
 }
 
-/// Bytes of steps that may wait for the writer.
-fn may_wait(options: &Options) -> usize {
-    options.waiting.clamp(64 << 10, u32::MAX as usize)
-}
-
 /// A file beside the database, named after it.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
@@ -359,7 +354,7 @@ impl Store {
     }
 
     fn open_now(options: Options) -> Result<Store, OpenError> {
-        let waiting = Pool::new(may_wait(&options));
+        let waiting = Pool::new(change::may_wait(&options));
         let path = options.path.clone();
         if let Some(path) = &path {
             std::fs::create_dir_all(writer::folder_of(path))?;
@@ -485,11 +480,6 @@ impl Store {
     /// Whether something of a database that was set aside is still to be put back, or to be told.
     pub fn salvaging(&self) -> bool {
         self.shared.view().salvaging
-    }
-
-    /// Names of the consumers that registered in this run.
-    pub fn registered(&self) -> Vec<String> {
-        self.shared.registered()
     }
 
     /// Commits what rides, checkpoints and closes the file. Later calls answer `Closed`.
