@@ -21,8 +21,8 @@ use tokio::sync::{Mutex, Semaphore};
 /// Dead letters in one answer, if it does not say otherwise, and at most.
 const LETTERS: usize = 100;
 const MOST_LETTERS: usize = 1000;
-/// They take their own turns, since they take long.
-const APART: [&str; 2] = ["/api/v1/query", "/api/v1/queue"];
+/// It takes turns of its own, since it takes long; and so does all about the configuration, which waits for sinks to stop.
+const QUERY: &str = "/api/v1/query";
 /// Lines of the log in one answer, if it does not say otherwise.
 const LINES: usize = 100;
 /// The writer of a store that works answers sooner.
@@ -161,7 +161,7 @@ impl Desk {
 
     /// Answers a call; what is wrong with it is the answer, too.
     pub async fn answer(&self, call: &Call) -> Reply {
-        let of = |route: &Route| APART.contains(&route.path) || route.path.starts_with(config::PATH);
+        let of = |route: &Route| route.path == QUERY || route.path.starts_with(config::PATH);
         let apart = call.is_open(false) || call.route.is_ok_and(of);
         let _turn = if apart { None } else { Some(self.turn.lock().await) };
         let route = match call.route {

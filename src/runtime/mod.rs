@@ -63,11 +63,10 @@ use links::Links;
 use otlp::Exporter;
 use parts::{Parts, is_ours};
 use reload::{Live, Next, store_options};
-use status::{Shown, View};
+use status::View;
 use std::{
     future::pending,
     io::IsTerminal,
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -140,10 +139,9 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         parts.settle().await;
     }
     let (gateway, since, config) = (settings.gateway.id.clone(), Instant::now(), Mutex::default());
-    let (shown, store_path) = (Mutex::new(Shown::default()), PathBuf::from(&settings.store.path));
-    let view = View { gateway, store: store.clone(), links, parts: shown, config, orders, since };
+    let view = View { gateway, store: store.clone(), links, parts: Mutex::default(), config, orders, since };
     let view = Running::of(view);
-    let versions = (!stateless).then(|| Versions::beside(&store_path));
+    let versions = (!stateless).then(|| Versions::beside(settings.store.path.as_ref()));
     let mut live = Live::new(origin, parts, view.clone(), (failures, ordered), text, (settings, before), versions);
     let mut faces = Faces::new(face);
     faces.start(&live.settings, &view);

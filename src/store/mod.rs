@@ -433,21 +433,6 @@ impl Store {
         Reader::at_end(self.shared.clone(), self.reads.clone(), topics)
     }
 
-    /// What an owner remembers under keys with this prefix, in order of the keys; at most `limit` of them.
-    pub async fn state(&self, owner: &str, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
-        rows::state(&self.reads, owner, prefix, limit).await
-    }
-
-    /// Owners with this prefix who remember something, and how many keys.
-    pub async fn owners(&self, prefix: &str) -> Result<Vec<(String, u64)>, Refusal> {
-        rows::owners(&self.reads, prefix).await
-    }
-
-    /// An owner's timers, the earliest first; at most `limit` of them.
-    pub async fn timers(&self, owner: &str, limit: usize) -> Result<Vec<(Vec<u8>, i64)>, Refusal> {
-        rows::timers(&self.reads, owner, limit).await
-    }
-
     /// What became of every event, by topic and consumer.
     pub fn ledger(&self) -> Vec<Ledger> {
         self.shared.ledger()

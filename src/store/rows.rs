@@ -1,7 +1,7 @@
 //! Reads from the file, in short transactions on a connection and a thread of their own, so that the writer never waits
 //! for a reader and no open reader keeps the WAL from being recycled.
 
-use super::{OpenError, Refusal, Request, lane::Shared, load::unreadable, schema};
+use super::{OpenError, Refusal, Request, Store, lane::Shared, load::unreadable, schema};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 use std::{
@@ -174,49 +174,45 @@ pub(super) fn unpack(id: i64, count: i64, size: i64, sum: i64, body: &[u8]) -> R
     }
 }
 
-pub(super) async fn state(
-    reads: &mpsc::Sender<Read>,
-    owner: &str,
-    prefix: &[u8],
-    limit: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
-    let (owner, prefix) = (owner.to_owned(), prefix.to_vec());
-    ask(reads, move |db| {
-        let mut query =
-            db.prepare_cached("SELECT key, value FROM state WHERE owner = ?1 AND key >= ?2 ORDER BY key")?;
-        let mut rows = query.query(params![owner, prefix])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            let key: Vec<u8> = row.get(0)?;
-            if !key.starts_with(&prefix) || found.len() >= limit {
-                break;
+impl Store {
+    /// What an owner remembers under keys with this prefix, in order of the keys; at most `limit` of them.
+    pub async fn state(&self, owner: &str, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+        let (owner, prefix) = (owner.to_owned(), prefix.to_vec());
+        ask(&self.reads, move |db| {
+            let mut query =
+                db.prepare_cached("SELECT key, value FROM state WHERE owner = ?1 AND key >= ?2 ORDER BY key")?;
+            let mut rows = query.query(params![owner, prefix])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let key: Vec<u8> = row.get(0)?;
+                if !key.starts_with(&prefix) || found.len() >= limit {
+                    break;
+                }
+                found.push((key, row.get(1)?));
             }
-            found.push((key, row.get(1)?));
-        }
-        Ok(found)
-    })
-    .await
-}
+            Ok(found)
+        })
+        .await
+    }
 
-pub(super) async fn owners(reads: &mpsc::Sender<Read>, prefix: &str) -> Result<Vec<(String, u64)>, Refusal> {
-    let (low, high) = (prefix.to_owned(), format!("{prefix}\u{10ffff}"));
-    ask(reads, move |db| {
-        let sql = "SELECT owner, count(*) FROM state WHERE owner BETWEEN ?1 AND ?2 GROUP BY owner ORDER BY owner";
-        let mut query = db.prepare(sql)?;
-        query.query_map(params![low, high], |r| Ok((r.get(0)?, r.get::<_, i64>(1)?.unsigned_abs())))?.collect()
-    })
-    .await
-}
+    /// Owners with this prefix who remember something, and how many keys.
+    pub async fn owners(&self, prefix: &str) -> Result<Vec<(String, u64)>, Refusal> {
+        let (low, high) = (prefix.to_owned(), format!("{prefix}\u{10ffff}"));
+        ask(&self.reads, move |db| {
+            let sql = "SELECT owner, count(*) FROM state WHERE owner BETWEEN ?1 AND ?2 GROUP BY owner ORDER BY owner";
+            let mut query = db.prepare(sql)?;
+            query.query_map(params![low, high], |r| Ok((r.get(0)?, r.get::<_, i64>(1)?.unsigned_abs())))?.collect()
+        })
+        .await
+    }
 
-pub(super) async fn timers(
-    reads: &mpsc::Sender<Read>,
-    owner: &str,
-    limit: usize,
-) -> Result<Vec<(Vec<u8>, i64)>, Refusal> {
-    let owner = owner.to_owned();
-    ask(reads, move |db| {
-        let mut query = db.prepare_cached("SELECT key, due FROM timer WHERE owner = ?1 ORDER BY due LIMIT ?2")?;
-        query.query_map(params![owner, limit as i64], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
-    })
-    .await
+    /// An owner's timers, the earliest first; at most `limit` of them.
+    pub async fn timers(&self, owner: &str, limit: usize) -> Result<Vec<(Vec<u8>, i64)>, Refusal> {
+        let owner = owner.to_owned();
+        ask(&self.reads, move |db| {
+            let mut query = db.prepare_cached("SELECT key, due FROM timer WHERE owner = ?1 ORDER BY due LIMIT ?2")?;
+            query.query_map(params![owner, limit as i64], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
+        })
+        .await
+    }
 }
