@@ -1,9 +1,10 @@
 //! The configuration of a gateway, over the API: its versions, and another one.
 
 use super::{Call, Reply, routes::Answer};
+use crate::config::redacted;
 use crate::runtime::{Changed, Denied, Order, Running, State, Version, Versions};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 /// Somebody who has not confirmed within a day will not.
 const LONGEST: u64 = 86_400;
@@ -18,12 +19,13 @@ pub fn history(versions: &Versions) -> Value {
     json!({ "running": running, "versions": all })
 }
 
-/// One version with its text.
+/// One version with its text, in which secrets are not shown: to go back to it takes its number only.
 pub fn version(versions: &Versions, number: u32) -> Result<Value, String> {
     let running = versions.running().map(|version| version.number);
     let known = versions.get(number).ok_or_else(|| format!("there is no version {number} of the configuration"))?;
     let mut all = shown(known, running);
-    all["text"] = versions.text(number).map_err(|error| format!("version {number}: {error}"))?.into();
+    let text = versions.text(number).map_err(|error| format!("version {number}: {error}"))?;
+    all["text"] = redacted(Path::new(""), &text).into();
     Ok(all)
 }
 

@@ -1,7 +1,15 @@
 //! The OpenAPI document: what [`ROUTES`] says, for programs.
 
-use super::routes::{ROUTES, Route, To, braced};
+use super::{
+    config,
+    routes::{ROUTES, Route, To, braced},
+    tap,
+};
 use serde_json::{Value, json};
+
+/// What is posted: where, and of what media type it is.
+const BODIES: [(&str, &str); 3] =
+    [(config::PATH, "text/plain"), ("/api/v1/query", "application/sql"), ("/api/v1/import", "application/x-ndjson")];
 
 /// It whole, as OpenAPI 3.1 wants it.
 pub(super) fn document() -> Value {
@@ -28,7 +36,11 @@ fn operation(route: &Route) -> Value {
     let query = route.query.iter().map(
         |(name, about)| json!({ "name": name, "in": "query", "required": false, "description": about, "schema": text }),
     );
-    let media = if route.path == "/metrics" { "text/plain" } else { "application/json" };
+    let media = match route.path {
+        "/metrics" => "text/plain",
+        tap::PATH => "application/x-ndjson",
+        _ => "application/json",
+    };
     let problem = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
     let mut operation = json!({
         "summary": route.about,
@@ -39,6 +51,9 @@ fn operation(route: &Route) -> Value {
             "default": { "description": "refused", "content": problem },
         },
     });
+    if let Some((_, media)) = BODIES.iter().find(|(path, _)| route.method == "POST" && *path == route.path) {
+        operation["requestBody"] = json!({ "required": true, "content": { *media: { "schema": text } } });
+    }
     match route.to {
         To::All => {}
         To::Near => operation["security"] = json!([{ "token": [] }, {}]),
@@ -72,6 +87,8 @@ mod tests {
             let query = route.query.iter().map(|(name, _)| *name);
             let want: Vec<_> = route.path.split('/').filter_map(braced).chain(query).collect();
             assert_eq!(named, want, "{}", route.path);
+            let brings = route.about.contains("body");
+            assert_eq!(operation["requestBody"].is_object(), brings, "{}", route.path);
             assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{}", route.path);
         }
     }

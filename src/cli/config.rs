@@ -8,7 +8,7 @@ use super::{
 use crate::{
     admin::{client, config as answers},
     budget::Span,
-    config,
+    config::{self, redacted},
     runtime::Versions,
 };
 use anyhow::{Context, bail};
@@ -112,7 +112,10 @@ pub(super) fn run(what: &Config) -> anyhow::Result<()> {
                     let running = version(which, None)?;
                     (name(&running), text_of(&running).to_owned())
                 }
-                (None, None) => ("the file".into(), which.gateway.settings()?.1),
+                (None, None) => {
+                    let text = which.gateway.settings()?.1;
+                    ("the file".into(), redacted(which.config(), &text).unwrap_or(text))
+                }
             };
             print(&diff::unified((&name(&old), &name_of_new), text_of(&old), &new))
         }

@@ -36,7 +36,7 @@ pub use settings::{
     PipelineSettings, ProcessCommon, Retry, Settings, SinkCommon, SourceCommon, Start, StoreSettings, TopicSettings,
     WhenFull,
 };
-pub use share::shareable;
+pub use share::{redacted, shareable};
 pub(crate) use suggest::{choice, unknown_name};
 pub use trace::{OtlpSettings, TraceSettings};
 

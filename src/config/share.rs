@@ -32,30 +32,51 @@ const SHORT: usize = 8;
 
 /// The configuration, and all values that must not be shown; `None` if it cannot be read.
 pub fn shareable(file: &Path, text: &str) -> Option<(Value, Vec<String>)> {
-    let outside =
-        |reference: &str| Ok(interpolate::resolve(reference, &|name| std::env::var_os(name)).unwrap_or_default());
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut report = Report::new(file.display().to_string(), text);
-    let root = tree::parse(text, &outside, &mut report)?;
-    let mut share = Share { secrets: Vec::new() };
-    let shown = share.node("", &root, false);
-    share.secrets.retain(|secret| secret.len() >= SHORT);
-    share.secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    let (shown, share) = Share::of(file, text)?;
     Some((shown, share.secrets))
 }
 
+/// The text of a configuration with its comments, without what must not be shown; `None` if it cannot be read.
+pub fn redacted(file: &Path, text: &str) -> Option<String> {
+    let (_, share) = Share::of(file, text)?;
+    // Short ones only as whole values.
+    let text = share.values.iter().fold(text.to_owned(), |text, value| {
+        text.replace(&Value::from(value.as_str()).to_string(), &Value::from(BLOT).to_string())
+    });
+    Some(share.secrets.iter().fold(text, |text, secret| text.replace(secret, BLOT)))
+}
+
+#[derive(Default)]
 struct Share {
     secrets: Vec<String>,
+    /// Values that are secret as a whole, as they are written.
+    values: Vec<String>,
 }
 
 impl Share {
+    fn of(file: &Path, text: &str) -> Option<(Value, Share)> {
+        let outside =
+            |reference: &str| Ok(interpolate::resolve(reference, &|name| std::env::var_os(name)).unwrap_or_default());
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut report = Report::new(file.display().to_string(), text);
+        let root = tree::parse(text, &outside, &mut report)?;
+        let mut share = Share::default();
+        let shown = share.node("", &root, false);
+        share.secrets.retain(|secret| secret.len() >= SHORT);
+        share.secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        Some((shown, share))
+    }
+
     fn node(&mut self, name: &str, node: &Node, secret: bool) -> Value {
         match &node.content {
             Content::Text(filled) => {
                 self.secrets.extend(filled.parts.iter().map(|part| part.value.clone()));
                 self.text(filled.written(), filled.text.as_str(), secret)
             }
-            Content::Number(_) if secret => BLOT.into(),
+            Content::Number(_) if secret => {
+                self.secrets.push(node.json().to_string());
+                BLOT.into()
+            }
             Content::List(items) => items.iter().map(|item| self.node(name, item, secret)).collect(),
             Content::Object(fields) => {
                 let field =
@@ -86,7 +107,11 @@ impl Share {
             // Of `Bearer TOKEN` the last word, too.
             self.secrets.extend([Some(text), text.split_whitespace().last()].into_iter().flatten().map(str::to_owned));
             let only = ["", "Bearer", "Basic", "Token"].contains(&rest.trim());
-            return if only && shown.contains("${") { shown.into() } else { BLOT.into() };
+            let refers = only && shown.contains("${");
+            if !refers || shown != written {
+                self.values.push(written.to_owned());
+            }
+            return if refers { shown.into() } else { BLOT.into() };
         }
         let mut shown = self.without_user(&shown);
         let mut words: Vec<&str> =
@@ -183,5 +208,13 @@ mod tests {
             assert!(secrets.iter().any(|secret| *secret == canary(n)), "{n}: {secrets:?}");
         }
         assert!(shareable(Path::new("f"), "{").is_none());
+
+        // As it was written: but for those of the comment and the test.
+        let written = redacted(Path::new("f"), &text).unwrap();
+        assert_eq!(written.matches("canary").count(), 2, "{written}");
+        assert!(!written.contains("q7Zr5") && !written.contains("12345678"), "{written}");
+        assert!(written.contains(r#""authorization": "Bearer ${cred:token}", "Authorization": "***" }"#), "{written}");
+        let short = redacted(Path::new("f"), r#"{ "a": { "password": "ab" }, "b": "ab c" }"#).unwrap();
+        assert_eq!(short, r#"{ "a": { "password": "***" }, "b": "ab c" }"#);
     }
 }

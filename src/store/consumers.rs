@@ -51,10 +51,16 @@ impl Writer {
             }
         };
         self.index.consumers.insert(id, Consumer { name: name.to_owned(), topics: topics.to_vec() });
-        for (lane, l) in self.index.lanes.iter().filter(|(_, l)| topics.contains(&l.topic)) {
-            self.index.cursors.entry((id, *lane)).or_insert_with(|| {
-                self.open.cursors.insert((id, *lane));
-                let seq = if start == Start::Oldest { l.first } else { l.next };
+        let lanes: Vec<(u16, u64)> = self
+            .index
+            .lanes
+            .iter()
+            .filter(|(_, l)| topics.contains(&l.topic))
+            .map(|(lane, l)| (*lane, if start == Start::Oldest { self.oldest(*lane, l) } else { l.next }))
+            .collect();
+        for (lane, seq) in lanes {
+            self.index.cursors.entry((id, lane)).or_insert_with(|| {
+                self.open.cursors.insert((id, lane));
                 Cursor { start: seq as i64, seq, ..Cursor::default() }
             });
         }
@@ -73,6 +79,14 @@ impl Writer {
         let entry = self.index.consumers.get(&id).cloned();
         self.shared.view().index.consumers.extend(entry.map(|c| (id, c)));
         Ok(id)
+    }
+
+    /// The oldest event of a lane for who comes new. What everybody has passed and no retention keeps is gone, although it may
+    /// not have been deleted yet: who takes another's place does nothing twice.
+    fn oldest(&self, id: u16, lane: &Lane) -> u64 {
+        let keep = self.options.keep.get(&*lane.topic).copied().unwrap_or_default();
+        let kept = keep.age.is_some() || keep.bytes.is_some();
+        if kept { lane.first } else { lane.first.max(self.index.passed(id)) }
     }
 
     /// It is as if it had not registered in this run.

@@ -236,6 +236,12 @@ fn stored_events_are_run_through_a_candidate_and_the_difference_is_told() {
     };
     let (code, all, _) = replay(&text);
     assert_eq!((code, &all["events"], counts(&all)), (Some(0), &json!(400), [199, 0, 0, 0]), "{all}");
+    // No more than it is to take, which it says.
+    for (limit, more) in [("400", false), ("399", true)] {
+        let command = ["replay", "candidate.jsonc", "--since", "1h", "--limit", limit, "--format", "json"];
+        let all: Value = serde_json::from_slice(&run(dir.path(), &command).stdout).unwrap();
+        assert_eq!((&all["events"], &all["more"]), (&json!(limit.parse::<u64>().unwrap()), &json!(more)), "{all}");
+    }
     // Warmer, and called otherwise.
     let (code, all, _) = replay(&text.replace("> 20.0", "> 30.0"));
     assert_eq!((code, counts(&all)), (Some(1), [99, 0, 100, 0]), "{all}");

@@ -69,6 +69,8 @@ struct Comparison {
     events: u64,
     first: Option<i64>,
     last: i64,
+    /// There are more than the limit.
+    more: bool,
     topics: BTreeMap<String, Tally>,
     failed: (u64, u64),
     reasons: Vec<Value>,
@@ -97,6 +99,7 @@ pub(super) fn run(replay: &Replay, before: Plan, after: Plan) -> anyhow::Result<
         (all.events, all.last) = (all.events + 1, line.intake);
         all.first.get_or_insert(line.intake);
     }
+    all.more = all.events as usize >= replay.limit && sources.next(&mut client)?.is_some();
     if let Some(sides) = &mut sides {
         for side in sides.iter_mut() {
             runtime.block_on(side.finish());
@@ -228,7 +231,7 @@ impl Comparison {
                 "only_after": t.after, "first": t.shown })
         };
         json!({
-            "events": self.events, "from": self.first.map(clock::rfc3339), "to": self.first.map(|_| clock::rfc3339(self.last)),
+            "events": self.events, "more": self.more, "from": self.first.map(clock::rfc3339), "to": self.first.map(|_| clock::rfc3339(self.last)),
             "same": self.is_same(), "pipelines": self.topics.iter().map(row).collect::<Vec<_>>(),
             "failed": { "before": self.failed.0, "after": self.failed.1, "first": self.reasons },
         })
@@ -237,10 +240,11 @@ impl Comparison {
     fn as_text(&self) -> String {
         let Some(first) = self.first else { return "no events in this range\n".into() };
         let mut text = format!(
-            "{} events, taken in from {} to {}\n\n",
+            "{} events, taken in from {} to {}{}\n\n",
             self.events,
             clock::rfc3339(first),
-            clock::rfc3339(self.last)
+            clock::rfc3339(self.last),
+            if self.more { "; there are more (`--limit`)" } else { "" }
         );
         let head = ["PIPELINE", "SAME", "CHANGED", "ONLY BEFORE", "ONLY AFTER"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
