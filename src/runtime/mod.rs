@@ -138,8 +138,8 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
     if !stateless {
         parts.settle().await;
     }
-    let (gateway, since, config) = (settings.gateway.id.clone(), Instant::now(), Mutex::default());
-    let view = View { gateway, store: store.clone(), links, parts: Mutex::default(), config, orders, since };
+    let (gateway, config, shown) = (settings.gateway.id.clone(), Mutex::default(), Mutex::default());
+    let view = View { gateway, store: store.clone(), links, parts: shown, config, orders, since: Instant::now() };
     let view = Running::of(view);
     let versions = (!stateless).then(|| Versions::beside(settings.store.path.as_ref()));
     let mut live = Live::new(origin, parts, view.clone(), (failures, ordered), text, (settings, before), versions);
@@ -173,16 +173,22 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         view.report_processes();
         log::info!("stopped: {}", view.summary());
     }
-    match ended? {
-        Ended::By(end) => Ok(end),
-        Ended::Panicked(failure) => Err(failure),
-    }
+    ended?.end()
 }
 
 /// Why it does not go on.
 enum Ended {
     By(End),
     Panicked(anyhow::Error),
+}
+
+impl Ended {
+    fn end(self) -> anyhow::Result<End> {
+        match self {
+            Ended::By(end) => Ok(end),
+            Ended::Panicked(failure) => Err(failure),
+        }
+    }
 }
 
 /// Does what comes up until the end.
