@@ -1,5 +1,5 @@
-//! What happened to single events, in memory: of a sample, of those whose sender records its part of the trace, and of all
-//! that ended badly.
+//! What happened to single events, in memory: of a sample, of those whose sender records its part of the trace, of all that
+//! ended badly, and of all while few come in.
 //!
 //! Who is sampled is told from the id alone, so every part of the gateway comes to the same answer without asking another.
 //! For an event that is not, that is all that it costs.
@@ -17,10 +17,12 @@ use std::{
     time::Duration,
 };
 
-/// Words of the set of ids that are recorded since what they were made of is.
+/// Words of a set of ids that are recorded whatever their hash is.
 const WORDS: usize = 256;
 /// With more of them in the set, too many others would be taken for them: it begins anew.
-const CHILDREN: u64 = 1024;
+const MEMBERS: u64 = 1024;
+/// While no more than so many come in a second, each is recorded: who looks for one event on a quiet gateway finds its way.
+const QUIET: u64 = 20;
 /// Events that lie in the store and are watched there.
 const WATCHED: usize = 2048;
 /// Notes that wait for who takes them: half a minute of a hundred a second.
@@ -104,11 +106,54 @@ pub struct Trace(Option<Arc<Shared>>);
 struct Shared {
     /// Ids whose hash is not above it are sampled.
     most: Option<u64>,
-    children: [AtomicU64; WORDS],
-    count: AtomicU64,
+    /// Those that were made of what is recorded, and those that came while few did.
+    children: Set,
+    few: Set,
+    pace: Mutex<Pace>,
     notes: Mutex<Notes>,
     /// Whether somebody takes them.
     taken: bool,
+}
+
+/// Hashes, and now and then one that is not in it.
+#[derive(Debug)]
+struct Set {
+    words: [AtomicU64; WORDS],
+    count: AtomicU64,
+}
+
+impl Set {
+    fn new() -> Set {
+        Set { words: std::array::from_fn(|_| AtomicU64::new(0)), count: AtomicU64::new(0) }
+    }
+
+    fn has(&self, hash: u64) -> bool {
+        self.words[hash as usize / 64 % WORDS].load(Relaxed) >> (hash % 64) & 1 == 1
+    }
+
+    fn put(&self, hash: u64) {
+        if self.has(hash) {
+            return;
+        }
+        if self.count.fetch_add(1, Relaxed) >= MEMBERS {
+            self.clear();
+        }
+        self.words[hash as usize / 64 % WORDS].fetch_or(1 << (hash % 64), Relaxed);
+    }
+
+    fn clear(&self) {
+        if self.count.swap(0, Relaxed) > 0 {
+            self.words.iter().for_each(|word| word.store(0, Relaxed));
+        }
+    }
+}
+
+/// How many events came in this second, and in the one before it.
+#[derive(Debug, Default)]
+struct Pace {
+    second: u64,
+    now: u64,
+    before: u64,
 }
 
 #[derive(Debug)]
@@ -186,8 +231,9 @@ impl Trace {
         };
         Trace(Some(Arc::new(Shared {
             most: u64::MAX.checked_div(sample.into()),
-            children: std::array::from_fn(|_| AtomicU64::new(0)),
-            count: AtomicU64::new(0),
+            children: Set::new(),
+            few: Set::new(),
+            pace: Mutex::default(),
             notes: Mutex::new(notes),
             taken,
         })))
@@ -220,16 +266,25 @@ impl Trace {
 
     /// From now on what happens to this event is recorded, too.
     pub fn follow(&self, child: &Event) {
-        let (Some(shared), Id::Own(text)) = (&self.0, &child.id) else { return };
-        let hash = of_text(text.as_bytes());
-        if shared.follows(hash) {
-            return;
+        if let (Some(shared), Id::Own(text)) = (&self.0, &child.id) {
+            shared.children.put(of_text(text.as_bytes()));
         }
-        if shared.count.fetch_add(1, Relaxed) >= CHILDREN {
-            shared.count.store(0, Relaxed);
-            shared.children.iter().for_each(|word| word.store(0, Relaxed));
+    }
+
+    /// Events are about to be stored, so many of them with ids of their own.
+    pub fn come<'a>(&self, count: usize, ids: impl Iterator<Item = &'a str>) {
+        if let Some(shared) = self.0.as_ref().filter(|shared| shared.are_few(count as u64, false)) {
+            ids.for_each(|id| shared.few.put(of_text(id.as_bytes())));
         }
-        shared.children[hash as usize / 64 % WORDS].fetch_or(1 << (hash % 64), Relaxed);
+    }
+
+    /// Events are stored there, from the sequence number on.
+    pub fn taken_in(&self, store: u64, lane: u16, first: u64, count: u32) {
+        let Some(shared) = &self.0 else { return };
+        match shared.are_few(count.into(), true) {
+            true => (first..first + u64::from(count)).for_each(|seq| shared.few.put(of_place(store, lane, seq))),
+            false => shared.few.clear(),
+        }
     }
 
     /// Something happened to an event that is wanted.
@@ -330,11 +385,20 @@ impl Trace {
 
 impl Shared {
     fn wants(&self, hash: u64) -> bool {
-        self.most.is_some_and(|most| hash <= most) || self.follows(hash)
+        self.most.is_some_and(|most| hash <= most) || self.children.has(hash) || self.few.has(hash)
     }
 
-    fn follows(&self, hash: u64) -> bool {
-        self.children[hash as usize / 64 % WORDS].load(Relaxed) >> (hash % 64) & 1 == 1
+    /// Whether few come in with so many more, which are counted.
+    fn are_few(&self, more: u64, counted: bool) -> bool {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let second = clock::mono_ms() / 1000;
+        if second != pace.second {
+            let before = if second == pace.second + 1 { pace.now } else { 0 };
+            *pace = Pace { second, now: 0, before };
+        }
+        let few = pace.before <= QUIET && pace.now + more <= QUIET;
+        pace.now += if counted { more } else { 0 };
+        few && self.most.is_some()
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -371,11 +435,28 @@ mod tests {
     }
 
     #[test]
+    fn while_few_come_each_is_recorded() {
+        let trace = Trace::new(u32::MAX, 1 << 20, false);
+        let wanted = |from: u64, to: u64| (from..to).filter(|seq| trace.wants_place(7, 1, *seq)).count();
+        trace.come(2, ["a", "b"].into_iter());
+        trace.taken_in(7, 1, 0, 15);
+        assert_eq!((trace.wants_id("a"), wanted(0, 15), wanted(15, 40)), (true, 15, 0));
+        // More than few: none of them is, so that who has much to do is not held up.
+        trace.taken_in(7, 1, 15, 1000);
+        assert_eq!((trace.wants_id("a"), wanted(0, 1015)), (false, 0));
+        trace.come(1, ["c"].into_iter());
+        assert!(!trace.wants_id("c"));
+        let none = Trace::new(0, 1 << 20, false);
+        none.taken_in(7, 1, 0, 1);
+        assert!(!none.wants_place(7, 1, 0), "none is none");
+    }
+
+    #[test]
     fn what_is_made_of_a_recorded_event_is_recorded() {
         let trace = Trace::new(0, 1 << 20, false);
         trace.follow(&event("a.1"));
         assert!(trace.wants(&event("a.1")) && trace.wants_id("a.1") && !trace.wants_id("a.2"));
-        for n in 0..10 * CHILDREN {
+        for n in 0..10 * MEMBERS {
             trace.follow(&event(&n.to_string()));
         }
         let others = (0..10_000).filter(|n| trace.wants_id(&format!("other-{n}"))).count();

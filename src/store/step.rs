@@ -178,6 +178,9 @@ impl Writer {
         if batch.count > 0 {
             let end = first + u64::from(batch.count);
             self.highest.cover(end).map_err(no_number)?;
+            if !batch.stamped() {
+                self.options.trace.taken_in(self.shared.store, lane, first, batch.count);
+            }
             if let Some(lane) = self.index.lanes.get_mut(&lane) {
                 lane.next = end;
             }

@@ -48,6 +48,9 @@ impl Traced {
             let mut known: BTreeMap<u32, _> = known.collect();
             let unnamed = !batch.stamped() && batch.marks.len() < batch.len();
             let named = if unnamed { batch.marks.iter().map(|mark| mark.index).collect() } else { Vec::new() };
+            if intake {
+                trace.come(batch.marks.len(), batch.own_ids().map(|(_, id)| id));
+            }
             for (index, id) in batch.own_ids().filter(|(_, id)| trace.wants_id(id)) {
                 known.entry(index).or_insert_with(|| (id.into(), None));
             }
