@@ -14,8 +14,8 @@ use std::{collections::BTreeMap, time::Duration};
 /// A collector that takes longer is not there.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which events' ways are recorded in detail, in memory: besides these, all that end badly, and all whose sender says in
-/// `traceparent` that it records its part.
+/// Which events' ways are recorded in detail, in memory: besides these, all while no more than 20 a second come in, all that end
+/// badly, and all whose sender says in `traceparent` that it records its part.
 #[derive(Serialize, Deserialize, JsonSchema, Clone)]
 #[serde(deny_unknown_fields, default)]
 pub struct TraceSettings {
