@@ -57,10 +57,25 @@ def listens(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
+def knows_terminals(command, port):
+    """Some emulators (qemu-user 7.2) lack the kernel's newer calls for terminals, and say so as no kernel does."""
+    watch = [*command, "serial", "watch", port]
+    try:
+        done = subprocess.run(watch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5)
+    except subprocess.TimeoutExpired:
+        return True
+    return "os error 38" not in done.stderr
+
+
 def trial(seconds, command, folder, children):
     upstream, devices = free_port(), free_port()
     master, slave = pty.openpty()
     tty.setraw(slave)
+    sources = {"devices": {"type": "mqtt_listen", "listen": f"127.0.0.1:{devices}"}}
+    if knows_terminals(command, os.ttyname(slave)):
+        sources["port"] = {"type": "serial", "path": os.ttyname(slave), "baud": 115200, "framing": "json"}
+    else:
+        print("-- SKIPPED: this emulator has no serial port; the emulated board has one (tests/board)")
 
     (folder / "broker.conf").write_text(
         f"listener {upstream} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nlog_type error\n"
@@ -77,15 +92,12 @@ def trial(seconds, command, folder, children):
 
     config = {
         "store": {"path": str(folder / "trial.db")},
-        "sources": {
-            "port": {"type": "serial", "path": os.ttyname(slave), "baud": 115200, "framing": "json"},
-            "devices": {"type": "mqtt_listen", "listen": f"127.0.0.1:{devices}"},
-        },
+        "sources": sources,
         "sinks": {
             "up": {
                 "type": "mqtt",
                 "url": f"mqtt://127.0.0.1:{upstream}",
-                "from": ["port", "devices"],
+                "from": list(sources),
                 "topic": "up/{topic}",
                 "unwrap": True,
             }
@@ -103,7 +115,8 @@ def trial(seconds, command, folder, children):
     sent, until = 0, time.monotonic() + seconds
     while time.monotonic() < until:
         line = b'{"n": %d}\n' % sent
-        os.write(master, line)
+        if "port" in sources:
+            os.write(master, line)
         publisher.stdin.write(line)
         publisher.stdin.flush()
         sent += 1
@@ -111,20 +124,21 @@ def trial(seconds, command, folder, children):
     publisher.stdin.close()
 
     lines = lambda: came.read_text().splitlines()
-    wait(f"all of twice {sent} events out", DRAIN, lambda: len(lines()) >= 2 * sent, gateway, broker)
+    due = len(sources) * sent
+    wait(f"all of {due} events out", DRAIN, lambda: len(lines()) >= due, gateway, broker)
     gateway.send_signal(signal.SIGTERM)
     code = gateway.wait(STOP)
     if code != 0:
         sys.exit(f"tests/trial.py: SIGTERM ended it with {code}")
 
-    got = {"up/port": [], "up/devices": []}
+    got = {f"up/{source}": [] for source in sources}
     for line in lines():
         topic, body = line.split(" ", 1)
         got[topic].append(json.loads(body)["n"])
     for topic, numbers in got.items():
         if numbers != list(range(sent)):
             sys.exit(f"tests/trial.py: {topic}: {sent} sent, {len(numbers)} came, {len(set(numbers))} different, first {numbers[:5]}")
-    print(f"-- run: {seconds:g} s, {sent} events from the serial port and {sent} over MQTT, all out once; SIGTERM: exit code 0")
+    print(f"-- run: {seconds:g} s, {sent} events from each of {', '.join(sources)}, all out once; SIGTERM: exit code 0")
 
 
 def main():
