@@ -95,13 +95,16 @@ mod tests {
         for _ in 0..8 {
             push(&store, "t", 100_000).await.unwrap();
         }
-        let lot = reader.next(1, 1).await.unwrap();
+        // It takes them all into memory: any commit after 100 ms may remove what is too old.
+        let lot = reader.next(1, 1 << 20).await.unwrap();
         assert!(!lot.events[0].is_expired());
-        // A mark below what there is, and an age that all have by now.
+        // A mark below what there is.
         let less = Options { high: 400_000, low: 300_000, when_full: Policy::Reject, ..first.clone() };
+        store.change(less.clone()).await.unwrap();
+        assert!(matches!(push(&store, "t", 10).await, Err(Refusal::Full)));
+        // An age that all have by now.
         let less = Options { ttl: [("t".to_owned(), Duration::ZERO)].into(), waiting: 1 << 20, ..less };
         store.change(less).await.unwrap();
-        assert!(matches!(push(&store, "t", 10).await, Err(Refusal::Full)));
         let lot = reader.next(1, 1).await.unwrap();
         assert!(lot.events[0].is_expired(), "who reads already is told, too");
         assert_eq!(store.waiting.limit(), 1 << 20);

@@ -107,7 +107,7 @@ async fn a_repeated_id_is_stored_once_and_another_body_under_it_is_kept_apart() 
 #[tokio::test]
 async fn the_window_forgets_by_count_and_by_time() {
     for (window, late) in
-        [(Window { ms: 3_600_000, ids: 2 }, Duration::ZERO), (Window { ms: 30, ids: 100 }, Duration::from_millis(60))]
+        [(Window { ms: 3_600_000, ids: 2 }, Duration::ZERO), (Window { ms: 500, ids: 100 }, Duration::from_millis(600))]
     {
         let store = Store::open(Options { window, ..Options::default() }).unwrap();
         for id in ["a", "b", "c", "d"] {
@@ -383,12 +383,14 @@ async fn what_is_too_old_is_counted_and_goes() {
     }
     store.commit(append("own", own)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let mut expired = Vec::new();
+    let mut read = Vec::new();
     while let Some(lot) = reader.poll(9, 1 << 20).await.unwrap() {
-        expired.extend(lot.events.iter().map(|event| (event.topic.to_string(), event.is_expired())));
+        read.extend(lot.events.iter().map(|event| (event.topic.to_string(), event.is_expired())));
     }
-    let want = [("short", true), ("short", true), ("long", false), ("own", true), ("own", false), ("own", false)];
-    assert_eq!(expired, want.map(|(topic, expired)| (topic.to_owned(), expired)));
+    // The writer may have passed over them already.
+    read.retain(|(topic, expired)| topic != "short" || !expired);
+    let want = [("long", false), ("own", true), ("own", false), ("own", false)];
+    assert_eq!(read, want.map(|(topic, expired)| (topic.to_owned(), expired)));
     // Nobody has to read them for them to go.
     let row = |topic: &str| store.ledger().into_iter().find(|row| row.topic == topic).unwrap();
     for _ in 0..100 {
