@@ -70,9 +70,11 @@ impl Client {
         fine(reply.status, reply.body)
     }
 
-    /// Asks a gateway that runs for an answer that goes on, and gives its lines as they come.
-    pub fn lines(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<impl BufRead> {
-        let stream = connect(&self.settings)?.context("no gateway runs with this configuration: nothing passes")?;
+    /// Asks a gateway that runs for an answer that goes on for a time, and gives its lines as they come.
+    pub fn lines(&self, path: &str, query: &[(&str, String)], span: Duration) -> anyhow::Result<impl BufRead> {
+        let patience = PATIENCE.saturating_add(span);
+        let stream =
+            connect(&self.settings, patience)?.context("no gateway runs with this configuration: nothing passes")?;
         // With this version the answer is not cut in pieces, and ends with the connection.
         let (status, mut body) = head(stream, &self.settings, "GET", &target(path, query), "1.0", &[])?;
         if status >= 300 {
@@ -120,16 +122,16 @@ pub fn encode(text: &str) -> String {
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
-/// A connection to a gateway; nothing if none runs.
-fn connect(settings: &Settings) -> anyhow::Result<Option<Box<dyn Stream>>> {
+/// A connection to a gateway that is waited for so long; nothing if none runs.
+fn connect(settings: &Settings, patience: Duration) -> anyhow::Result<Option<Box<dyn Stream>>> {
     let connected = match &settings.admin.listen {
         Listen::Off => return Ok(None),
         Listen::Unix => UnixStream::connect(socket(settings)).and_then(|stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(patience))?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         }),
         Listen::Tcp(address) => TcpStream::connect_timeout(&near(*address), PATIENCE).and_then(|stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(patience))?;
             match &settings.admin.tls {
                 Some(tls) => covered(stream, address, tls).map_err(std::io::Error::other),
                 None => Ok(Box::new(stream) as Box<dyn Stream>),
@@ -195,7 +197,7 @@ pub fn running(settings: &Settings, method: &str, target: &str) -> anyhow::Resul
 }
 
 fn send(settings: &Settings, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Option<Reply>> {
-    let Some(stream) = connect(settings)? else { return Ok(None) };
+    let Some(stream) = connect(settings, PATIENCE)? else { return Ok(None) };
     let (status, answer) = head(stream, settings, method, target, "1.1", body)?;
     let mut body = Vec::new();
     answer.take(LARGEST).read_to_end(&mut body).context("the gateway's admin listener")?;

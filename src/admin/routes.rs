@@ -313,7 +313,7 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: tap::PATH,
-        about: "events as they pass, with their envelopes, a line each; the last line is `{\"tapped\":…,\"dropped\":…}`",
+        about: "events as they pass, with their envelopes, a line each; `{\"tapped\":…,\"dropped\":…}` is no event but a count, when events find no room and as the last line",
         query: &[
             ("of", "a topic, or `PIPELINE.PROCESS`: what comes out of it"),
             ("when", "only events for which this condition holds"),

@@ -4,7 +4,6 @@ use super::{Call, Desk, Reply};
 use crate::{budget::Span, expr::Expr, runtime::Passing};
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
-use serde_json::json;
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -23,7 +22,8 @@ pub(super) const LONGEST: Duration = Duration::from_secs(600);
 /// At once: each takes memory and, of a process, a little of its time.
 pub(super) const AT_ONCE: usize = 4;
 
-/// Lines until time or number is over; the last says how many there were, and how many found no room.
+/// Lines until time or number is over. A count says how many there were, and how many found no room: when that has doubled, and
+/// at the end.
 pub(super) struct Lines(Option<Step>);
 
 type Step = Pin<Box<dyn Future<Output = (Bytes, Option<Tail>)> + Send>>;
@@ -33,6 +33,8 @@ struct Tail {
     until: Pin<Box<Sleep>>,
     told: u64,
     most: u64,
+    /// How many had found no room at the last count.
+    counted: u64,
     _seat: OwnedSemaphorePermit,
 }
 
@@ -49,13 +51,19 @@ impl Tail {
         match line {
             Some(line) => {
                 self.told += 1;
+                let dropped = self.passing.dropped();
+                if dropped > 2 * self.counted {
+                    self.counted = dropped;
+                    return ([line, self.count()].concat().into(), Some(self));
+                }
                 (line.into(), Some(self))
             }
-            None => {
-                let end = json!({ "tapped": self.told, "dropped": self.passing.dropped() });
-                (format!("{end}\n").into(), None)
-            }
+            None => (self.count().into(), None),
         }
+    }
+
+    fn count(&self) -> Vec<u8> {
+        format!("{{\"tapped\":{},\"dropped\":{}}}\n", self.told, self.passing.dropped()).into()
     }
 }
 
@@ -86,6 +94,6 @@ impl Desk {
         let seat = seat.map_err(|_| Reply::problem(429, &format!("{AT_ONCE} others look on already")))?;
         let passing = running.tap(&target, when).map_err(|error| Reply::problem(404, &error))?;
         let until = Box::pin(sleep(span.0.min(LONGEST)));
-        Ok(Lines(Some(Box::pin(Tail { passing, until, told: 0, most, _seat: seat }.step()))))
+        Ok(Lines(Some(Box::pin(Tail { passing, until, told: 0, most, counted: 0, _seat: seat }.step()))))
     }
 }

@@ -2,7 +2,11 @@
 
 use crate::kit::{self, Gateway, LONG, folder, port, wait_for, wait_for_port};
 use serde_json::{Value, json};
-use std::{path::Path, process::Output};
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Output, Stdio},
+};
 
 /// What is taken in is kept although everybody has passed it; nobody is at `cloud`.
 fn configuration(listen: u16, cloud: u16) -> String {
@@ -216,6 +220,49 @@ fn events_are_seen_as_they_pass_a_topic_or_a_process() {
     });
     assert!(gateway.stop().success());
     assert!(String::from_utf8_lossy(&tap(&["hook"]).stderr).contains("no gateway runs"));
+}
+
+#[test]
+fn who_looks_on_and_is_slow_is_told_at_once_what_was_left_out() {
+    let (dir, listen) = (folder(), port());
+    let gateway = Gateway::start(dir.path(), &configuration(listen, port()), &[]);
+    wait_for_port(listen);
+    // It is killed before its time is over: what it tells till then is what somebody sees who presses Ctrl-C.
+    let mut tap = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["tap", "warm.annotate", "--for", "1m", "-c", "tidegate.jsonc"])
+        .current_dir(dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(tap.stdout.take().unwrap()).lines();
+    let mut first = String::new();
+    std::thread::scope(|scope| {
+        let seen = scope.spawn(|| lines.next().unwrap().unwrap());
+        while !seen.is_finished() {
+            post(listen, [25.0]);
+        }
+        first = seen.join().unwrap();
+    });
+    assert!(first.contains("25.0"), "{first}");
+    // More than pipe, sockets and room take, while nobody reads.
+    (0..10).for_each(|_| post(listen, (0..2000).map(|_| 30.0)));
+    let mut told = BufReader::new(tap.stderr.take().unwrap()).lines();
+    let reading = std::thread::spawn(move || lines.take_while(Result::is_ok).count());
+    let line = std::thread::scope(|scope| {
+        let told = scope.spawn(|| told.next().unwrap().unwrap());
+        while !told.is_finished() {
+            post(listen, [25.0]);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        told.join().unwrap()
+    });
+    assert!(line.contains("more found no room") && !line.contains(" 0 more"), "{line}");
+    assert!(tap.try_wait().unwrap().is_none(), "not only at the end");
+    tap.kill().unwrap();
+    tap.wait().unwrap();
+    assert!(reading.join().unwrap() > 500);
+    assert!(gateway.stop().success());
 }
 
 #[test]

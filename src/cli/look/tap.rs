@@ -31,19 +31,23 @@ pub(super) fn run(tap: &Tap) -> anyhow::Result<()> {
     let mut query = vec![("of", tap.of.clone()), ("for", tap.span.to_string())];
     query.extend(tap.when.clone().map(|when| ("when", when)));
     query.extend(tap.n.map(|n| ("n", n.to_string())));
-    for line in tap.gateway.client()?.lines("/tap", &query)?.lines() {
+    let mut ended = false;
+    for line in tap.gateway.client()?.lines("/tap", &query, tap.span.0)?.lines() {
         let line = line?;
-        if line.starts_with("{\"tapped\"") || line.starts_with("{\"dropped\"") {
-            let end: Value = serde_json::from_str(&line)?;
-            eprintln!("{} events, {} more found no room and were left out", end["tapped"], end["dropped"]);
-            return Ok(());
+        // A count comes when events found no room, and at the end.
+        ended = line.starts_with("{\"tapped\"");
+        if ended {
+            let count: Value = serde_json::from_str(&line)?;
+            eprintln!("{} events, {} more found no room and were left out", count["tapped"], count["dropped"]);
+            continue;
         }
         let line = if tap.format == "text" { short(&line) } else { line + "\n" };
         if std::io::stdout().write_all(line.as_bytes()).is_err() {
             return Ok(()); // nobody reads on
         }
     }
-    anyhow::bail!("the gateway went away")
+    anyhow::ensure!(ended, "the gateway went away");
+    Ok(())
 }
 
 /// What a person looks for, on a line.
