@@ -33,7 +33,7 @@ use crate::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::{Body, Incoming},
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
@@ -65,6 +65,8 @@ use tokio_rustls::TlsAcceptor;
 const CONNECTIONS: usize = 16;
 /// A request's head has arrived after this long.
 const HEAD: Duration = Duration::from_secs(10);
+/// Its body has arrived after this long, from who has the token.
+const BODY: Duration = Duration::from_secs(30);
 /// No connection lives longer, so that who holds one does not keep others out for ever.
 const LONGEST: Duration = Duration::from_secs(120);
 /// Bytes of a request's line and headers.
@@ -221,6 +223,7 @@ impl Counter {
                 }
                 Err(refused) => refused,
             },
+            true if request.method() == Method::GET => self.desk.answer(&call).await,
             true => {
                 match body_of(request, &self.desk, if call.brings_config() { MAX_CONFIG } else { MAX_BODY }).await {
                     Ok((body, _share)) => self.desk.answer(&call.with_body(body)).await,
@@ -242,7 +245,9 @@ async fn body_of(request: Request<Incoming>, desk: &Desk, most: usize) -> Result
     if matches!(share, Some(None)) {
         return Err(Reply::problem(503, "there is no memory for this now (`gateway.memory`)"));
     }
-    let bytes = request.into_body().collect().await.map_err(|error| Reply::problem(400, &error.to_string()))?;
+    let bytes = timeout(BODY, request.into_body().collect()).await;
+    let bytes = bytes.map_err(|_| Reply::problem(408, &format!("the body did not come within {} s", BODY.as_secs())))?;
+    let bytes = bytes.map_err(|error| Reply::problem(400, &error.to_string()))?;
     Ok((bytes.to_bytes().to_vec(), share.flatten()))
 }
 

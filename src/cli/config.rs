@@ -40,7 +40,8 @@ pub(super) enum Config {
         #[command(flatten)]
         which: Which,
     },
-    /// Go back to an earlier version: the one before, or the one of a number. It is written over the gateway's file.
+    /// Go back to an earlier version: the one before, or the one of a number. It is written over the gateway's file; where that
+    /// may not be, the file stays, and no start takes up again what stands in it.
     ///
     /// Example: tidegate config rollback
     Rollback {
@@ -130,15 +131,15 @@ fn order(which: &Which, path: &str, text: &str) -> anyhow::Result<Value> {
 }
 
 fn told(answer: &Value) -> String {
-    if answer["restarts"] == true {
-        return format!("version {}: the whole gateway starts again\n", answer["version"]);
-    }
     let list = |name: &str| {
         let names: Vec<String> = answer[name].as_array().into_iter().flatten().map(cell).collect();
         if names.is_empty() { String::new() } else { format!("{name}: {}\n", names.join(", ")) }
     };
     let warnings: Vec<String> = answer["warnings"].as_array().into_iter().flatten().map(cell).collect();
     let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    if answer["restarts"] == true {
+        return format!("version {}: the whole gateway starts again\n{warnings}", answer["version"]);
+    }
     format!("version {} runs\n{}{}{warnings}", answer["version"], list("stopped"), list("started"))
 }
 

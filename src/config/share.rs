@@ -1,9 +1,10 @@
 //! A configuration as others may see it: without secrets, and which values those are.
 //!
 //! What comes from outside stays a reference. What stands in the file as a secret, by the name of its field, is blotted out; so is
-//! what looks like one. Comments, and the events of tests, are left out.
+//! what looks like one. Comments, and the events of tests, are left out, or shown without.
 
 use super::{interpolate, report::Report, tree};
+use jsonc_parser::{Scanner, ScannerOptions, tokens::Token};
 use serde_json::Value;
 use std::path::Path;
 use tree::{Content, Node};
@@ -43,7 +44,36 @@ pub fn redacted(file: &Path, text: &str) -> Option<String> {
     let text = share.values.iter().fold(text.to_owned(), |text, value| {
         text.replace(&Value::from(value.as_str()).to_string(), &Value::from(BLOT).to_string())
     });
-    Some(share.secrets.iter().fold(text, |text, secret| text.replace(secret, BLOT)))
+    let text = share.secrets.iter().fold(text, |text, secret| text.replace(secret, BLOT));
+    Some(with_quiet_comments(&text))
+}
+
+/// A text in whose comments nothing is said of a field that may be a secret, as of one that was put aside.
+fn with_quiet_comments(text: &str) -> String {
+    let (mut scanner, mut quiet, mut done) = (Scanner::new(text, &ScannerOptions::default()), String::new(), 0);
+    while let Ok(Some(token)) = scanner.scan() {
+        if let (Token::CommentLine(_) | Token::CommentBlock(_), start, end) =
+            (token, scanner.token_start(), scanner.token_end())
+        {
+            let lines = text[start..end].split_inclusive('\n').map(quieted);
+            quiet.extend([text[done..start].to_owned()].into_iter().chain(lines));
+            done = end;
+        }
+    }
+    quiet + &text[done..]
+}
+
+/// A line of a comment: without what stands behind the name of a secret, and what looks like one.
+fn quieted(line: &str) -> String {
+    let lower = line.to_ascii_lowercase();
+    let name = SECRET.iter().filter_map(|part| lower.find(part)).min();
+    match name.and_then(|name| Some(name + lower[name..].find([':', '='])? + 1)) {
+        Some(value) => {
+            let end = if line.ends_with("*/") { " */" } else { &line[line.trim_end().len()..] };
+            format!("{} {BLOT}{end}", &line[..value])
+        }
+        None => Share::default().text(line, line, false).as_str().unwrap_or_default().to_owned(),
+    }
 }
 
 #[derive(Default)]
@@ -214,6 +244,11 @@ mod tests {
         assert_eq!(written.matches("canary").count(), 2, "{written}");
         assert!(!written.contains("q7Zr5") && !written.contains("12345678"), "{written}");
         assert!(written.contains(r#""authorization": "Bearer ${cred:token}", "Authorization": "***" }"#), "{written}");
+        let aside = "{ // plain: 1\n // \"Password\": \"canary\",\r\n /* token = canary */ \"a\": \"// pass: 1\", /* x\n auth: canary\n y */\n \
+                     // mqtts://me:canary@host/x\n // a secret of q7Zr5Tq9Wm2Kx8Lp4Vn6\n }";
+        let want = "{ // plain: 1\n // \"Password\": ***\r\n /* token = *** */ \"a\": \"// pass: 1\", /* x\n auth: ***\n y */\n \
+                    // mqtts://***@host/x\n // a secret of ***\n }";
+        assert_eq!(redacted(Path::new("f"), aside).unwrap(), want);
         let short = redacted(Path::new("f"), r#"{ "a": { "password": "ab" }, "b": "ab c" }"#).unwrap();
         assert_eq!(short, r#"{ "a": { "password": "***" }, "b": "ab c" }"#);
     }

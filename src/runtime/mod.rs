@@ -48,10 +48,9 @@ pub use memory::Sum;
 pub use meter::Counts;
 pub use options::options;
 pub use order::{Changed, Denied, Order, Origin, Origins};
-pub use reload::at_start;
 pub use status::Running;
 pub use tap::Passing;
-pub use versions::{State, Version, Versions};
+pub use versions::{State, Version, Versions, at_start};
 
 use crate::{
     config::{self, Before, Settings, SourcePlan, Start},

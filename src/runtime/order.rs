@@ -68,6 +68,27 @@ pub enum Order {
     Rollback(Option<u32>),
 }
 
+/// How a configuration comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It stands in the file.
+    Hangup,
+    /// An operator hands it over, maybe for a trial.
+    Apply(Option<Duration>),
+    /// An earlier one comes back; into the file, too, if that can be written.
+    Back { file: bool },
+}
+
+impl Way {
+    pub fn by(self) -> &'static str {
+        match self {
+            Way::Hangup => "sighup",
+            Way::Apply(_) => "api",
+            Way::Back { .. } => "rollback",
+        }
+    }
+}
+
 pub(super) struct Asked {
     pub order: Order,
     pub reply: oneshot::Sender<Result<Changed, Denied>>,

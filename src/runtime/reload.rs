@@ -2,7 +2,7 @@
 
 use super::{
     Plan, Sum, options,
-    order::{Asked, Changed, Denied, Order, Origin, Origins},
+    order::{Asked, Changed, Denied, Order, Origin, Origins, Way},
     parts::{Parts, Swapped},
     status::{Running, Shown},
     versions::{State, Versions, sum_of, write_file},
@@ -14,7 +14,7 @@ use crate::{
 };
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::{sync::mpsc, time::sleep_until};
@@ -132,7 +132,7 @@ impl<'a> Live<'a> {
                 return Ok(());
             }
         };
-        match self.adopt(text.clone(), "sighup", None).await? {
+        match self.adopt(text.clone(), Way::Hangup).await? {
             Ok(_) => {}
             Err(Denied::Wrong(problems)) => self.wrong(&text, &problems),
             Err(Denied::Conflict(why) | Denied::Failed(why)) => self.wrong(&text, &[why]),
@@ -159,10 +159,10 @@ impl<'a> Live<'a> {
             Order::Apply { .. } if self.trial.is_some() => {
                 Err(Denied::Conflict("a configuration is on trial: confirm it, or roll it back".into()))
             }
-            Order::Apply { text, within } => self.adopt(text, "api", Some(within)).await?,
+            Order::Apply { text, within } => self.adopt(text, Way::Apply(within)).await?,
             Order::Rollback(None) if self.trial.is_some() => self.back("an operator rolled it back").await?,
             Order::Rollback(number) => match self.earlier(number) {
-                Ok(text) => self.adopt(text, "rollback", Some(None)).await?,
+                Ok(text) => self.back_to(text).await?,
                 Err(denied) => Err(denied),
             },
         };
@@ -177,14 +177,35 @@ impl<'a> Live<'a> {
         versions.text(number).map_err(|error| Denied::Conflict(format!("version {number}: {error}")))
     }
 
-    /// Goes over to another text, or stays what it is. `ordered`: by an operator, who wants it in the file too, maybe for a
-    /// trial. The error ends the gateway: there is no way on and none back.
-    async fn adopt(
-        &mut self,
-        text: String,
-        by: &str,
-        ordered: Option<Option<Duration>>,
-    ) -> anyhow::Result<Result<Changed, Denied>> {
+    /// An earlier text comes back, also where the file is others' to write: then no start takes up again what stands there.
+    async fn back_to(&mut self, text: String) -> anyhow::Result<Result<Changed, Denied>> {
+        let says = config::read(self.origin.file).map_err(|problem| problem.to_string());
+        let Err(why) = says.clone().and_then(|says| write_file(self.origin.file, &says)) else {
+            return self.adopt(text, Way::Back { file: true }).await;
+        };
+        let (stands, ran) = (says.is_ok_and(|says| says == self.text), self.running());
+        let mut done = self.adopt(text, Way::Back { file: false }).await?;
+        if let Ok(changed) = &mut done
+            && changed.version != ran
+        {
+            self.close(ran, "an operator rolled it back", stands);
+            let next = if stands {
+                "what stands there is not taken up again, unless by a reload"
+            } else {
+                "the next start takes up what stands there"
+            };
+            changed.warnings.push(format!("{why}; {next}"));
+        }
+        Ok(done)
+    }
+
+    /// The number of the version that runs.
+    fn running(&self) -> Option<u32> {
+        self.versions.as_ref().and_then(Versions::running).map(|version| version.number)
+    }
+
+    /// Goes over to another text, or stays what it is. The error ends the gateway: there is no way on and none back.
+    async fn adopt(&mut self, text: String, way: Way) -> anyhow::Result<Result<Changed, Denied>> {
         let (plan, warnings) = match (self.origin.build)(&text, Some(&self.before)) {
             Ok(built) => built,
             Err(problems) => return Ok(Err(Denied::Wrong(problems.iter().map(Problem::to_string).collect()))),
@@ -192,18 +213,19 @@ impl<'a> Live<'a> {
         let warnings: Vec<String> = warnings.iter().map(Problem::to_string).collect();
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let restarts = self.parts.stateless() || whole(&self.settings) != whole(&plan.settings);
-        let within = match ordered {
-            Some(within) => within,
-            None => plan.settings.gateway.confirm.map(|span| span.0),
+        let within = match way {
+            Way::Hangup => plan.settings.gateway.confirm.map(|span| span.0),
+            Way::Apply(within) => within,
+            Way::Back { .. } => None,
         };
         let same = self.versions.as_ref().and_then(Versions::running).is_some_and(|v| v.sha256 == sum_of(&text));
         let tried = within.filter(|_| !restarts && !same);
-        if ordered.flatten().is_some() && restarts {
+        if restarts && matches!(way, Way::Apply(Some(_))) {
             let why = "another `store.path` or `gateway.id` starts the whole gateway again and cannot be tried";
             return Ok(Err(Denied::Conflict(why.into())));
         }
         let (old, base) = (std::mem::replace(&mut self.text, text), self.trial.take());
-        let number = match self.written(by, tried, same, ordered.is_some()) {
+        let number = match self.written(way, tried, same) {
             Ok(number) => number,
             Err(why) => {
                 (self.text, self.trial) = (old, base);
@@ -234,7 +256,7 @@ impl<'a> Live<'a> {
             swapped.stopped,
             swapped.kept
         );
-        self.taken(tried, number, ordered.is_some(), (old, down, made), base).await;
+        self.taken(tried, number, way != Way::Hangup, (old, down, made), base).await;
         self.show(number);
         let Swapped { started, stopped, kept, .. } = swapped;
         let tried = self.trial.is_some();
@@ -270,15 +292,15 @@ impl<'a> Live<'a> {
     }
 
     /// Writes down what is about to run, and, if it is ordered, over the file. Where nothing can come back, nothing is tried.
-    fn written(&mut self, by: &str, tried: Option<Duration>, same: bool, ordered: bool) -> Result<Option<u32>, String> {
+    fn written(&mut self, way: Way, tried: Option<Duration>, same: bool) -> Result<Option<u32>, String> {
         let on_trial = self.versions.as_ref().and_then(Versions::on_trial).map(|version| version.number);
-        if same && !ordered {
-            return Ok(self.versions.as_ref().and_then(Versions::running).map(|version| version.number));
+        if same && way == Way::Hangup {
+            return Ok(self.running());
         }
         if let (Some(number), Some(versions)) = (on_trial, &mut self.versions) {
             versions.end(number, State::RolledBack, "another took its place", false).map_err(|e| e.to_string())?;
         }
-        let number = self.begin(by, if tried.is_some() { State::OnTrial } else { State::Confirmed });
+        let number = self.begin(way.by(), if tried.is_some() { State::OnTrial } else { State::Confirmed });
         let number = match number {
             Err(error) if tried.is_some() => {
                 return Err(format!("it cannot be tried, since the one before cannot be written down: {error}"));
@@ -289,9 +311,11 @@ impl<'a> Live<'a> {
             }
             Ok(number) => Some(number),
         };
-        if ordered && let Err(why) = write_file(self.origin.file, &self.text) {
+        if matches!(way, Way::Apply(_) | Way::Back { file: true })
+            && let Err(why) = write_file(self.origin.file, &self.text)
+        {
             self.close(number, &why, false);
-            return Err(format!("{why}; nothing was changed"));
+            return Err(format!("{why}; nothing was changed: write it there yourself, then reload"));
         }
         Ok(number)
     }
@@ -355,8 +379,7 @@ impl<'a> Live<'a> {
         }
         self.parts.forget(made).await;
         self.close(number, why, left);
-        let running = self.versions.as_ref().and_then(Versions::running).map(|version| version.number);
-        self.show(running);
+        self.show(self.running());
         Ok(())
     }
 
@@ -381,8 +404,7 @@ impl<'a> Live<'a> {
     fn confirm(&mut self) -> Result<Changed, Denied> {
         // What runs for good already is confirmed.
         let Some(trial) = self.trial.take() else {
-            let version = self.versions.as_ref().and_then(Versions::running).map(|version| version.number);
-            return Ok(Changed { version, ..Changed::default() });
+            return Ok(Changed { version: self.running(), ..Changed::default() });
         };
         if let Some(versions) = &mut self.versions
             && let Err(error) = versions.end(trial.number, State::Confirmed, "", false)
@@ -433,8 +455,7 @@ impl<'a> Live<'a> {
         self.undo(Some(trial.number), &failed, why, true, &trial.made).await?;
         self.parts.settle().await;
         log::warn!("version {} of the configuration went back: {why}", trial.number);
-        let version = self.versions.as_ref().and_then(Versions::running).map(|version| version.number);
-        Ok(Ok(Changed { version, ..Changed::default() }))
+        Ok(Ok(Changed { version: self.running(), ..Changed::default() }))
     }
 
     fn down(&self) -> BTreeSet<String> {
@@ -467,28 +488,4 @@ pub(super) fn store_options(settings: &Settings, sum: &Sum, stateless: bool) -> 
     let pools = sum.pools(settings.gateway.memory.is_some());
     let trace = if stateless { Trace::default() } else { settings.gateway.trace.recorder(sum.notes) };
     Options { waiting: sum.waiting, tails: sum.tails, pools, trace, ..options(settings, stateless) }
-}
-
-/// What is to run at a start: what the file says, unless that was on trial when the gateway ended, or had gone back while it
-/// could not be taken out of the file. Then it is what ran for good before, which is written into the file, if that can be.
-pub fn at_start(file: &Path, text: &str, store: &Path) -> Option<String> {
-    let mut versions = Versions::beside(store);
-    let left = versions.left()?.clone();
-    let why = if left.why.is_empty() { "the gateway ended before it was confirmed" } else { &left.why };
-    let confirmed = versions.confirmed().filter(|_| left.sha256 == sum_of(text)).map(|version| version.number);
-    let confirmed = confirmed.and_then(|number| {
-        let text = versions.text(number);
-        let text = text.inspect_err(|error| log::error!("version {number} of the configuration is gone: {error}"));
-        Some((number, text.ok()?))
-    });
-    let mut stays = false;
-    if let Some((number, text)) = &confirmed {
-        log::warn!("version {} of the configuration went back to version {number}: {why}", left.number);
-        let written = write_file(file, text);
-        stays = written.inspect_err(|why| log::error!("the file still says what went back: {why}")).is_err();
-    }
-    if let Err(error) = versions.end(left.number, State::RolledBack, why, stays) {
-        log::warn!("the end of version {} of the configuration could not be written down: {error}", left.number);
-    }
-    confirmed.map(|(_, text)| text)
 }

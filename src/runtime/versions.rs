@@ -226,6 +226,30 @@ pub(super) fn write_file(file: &Path, text: &str) -> Result<(), String> {
     })
 }
 
+/// What is to run at a start: what the file says, unless that was on trial when the gateway ended, or had gone back while it
+/// could not be taken out of the file. Then it is what ran for good before, which is written into the file, if that can be.
+pub fn at_start(file: &Path, text: &str, store: &Path) -> Option<String> {
+    let mut versions = Versions::beside(store);
+    let left = versions.left()?.clone();
+    let why = if left.why.is_empty() { "the gateway ended before it was confirmed" } else { &left.why };
+    let confirmed = versions.confirmed().filter(|_| left.sha256 == sum_of(text)).map(|version| version.number);
+    let confirmed = confirmed.and_then(|number| {
+        let text = versions.text(number);
+        let text = text.inspect_err(|error| log::error!("version {number} of the configuration is gone: {error}"));
+        Some((number, text.ok()?))
+    });
+    let mut stays = false;
+    if let Some((number, text)) = &confirmed {
+        log::warn!("version {} of the configuration went back to version {number}: {why}", left.number);
+        let written = write_file(file, text);
+        stays = written.inspect_err(|why| log::error!("the file still says what went back: {why}")).is_err();
+    }
+    if let Err(error) = versions.end(left.number, State::RolledBack, why, stays) {
+        log::warn!("the end of version {} of the configuration could not be written down: {error}", left.number);
+    }
+    confirmed.map(|(_, text)| text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -275,7 +275,8 @@ fn views(db: &Connection, shared: &Shared) -> rusqlite::Result<()> {
             FROM main.lane l CROSS JOIN main.batch b ON b.id BETWEEN (l.id << 48) + {low} AND (l.id << 48) + {high}
             CROSS JOIN json_each(event_numbers(b.id, b.count)) e;
         CREATE TEMP VIEW state AS SELECT owner, CAST(key AS TEXT) AS key, CAST(value AS TEXT) AS value FROM main.state;
-        CREATE TEMP VIEW timers AS SELECT owner, CAST(key AS TEXT) AS key, due FROM main.timer;
+        CREATE TEMP VIEW timers AS SELECT owner, CAST(key AS TEXT) AS key, event_time(due) COLLATE time AS due
+            FROM main.timer;
         CREATE TEMP VIEW dead AS SELECT id, wall_time(at) COLLATE time AS at, consumer, topic, seq, event, reason,
             CAST(body AS TEXT) AS body FROM main.dead;
         CREATE TEMP TABLE ledger (topic, consumer, accepted, delivered, stopped, queued, dead, expired, evicted, offloaded);
@@ -309,8 +310,10 @@ fn functions(db: &Connection, batches: &Arc<Mutex<Batches>>) -> rusqlite::Result
     db.create_scalar_function("event_numbers", 2, flags, move |cx| Ok(lock(&all).numbers(cx.get(0)?, cx.get(1)?)))?;
     let all = batches.clone();
     db.create_scalar_function("event_is_held", 1, flags, move |cx| Ok(lock(&all).is_held(cx.get(0)?)))?;
-    let all = batches.clone();
-    db.create_scalar_function("event_part", -1, flags, move |cx| lock(&all).part(cx))?;
+    for arguments in [3, 7] {
+        let all = batches.clone();
+        db.create_scalar_function("event_part", arguments, flags, move |cx| lock(&all).part(cx))?;
+    }
     let all = batches.clone();
     db.create_scalar_function("event_time", 1, flags, move |cx| Ok(lock(&all).wall(cx.get(0)?)))?;
     db.create_scalar_function("wall_time", 1, flags, |cx| Ok(clock::rfc3339(cx.get(0)?)))?;

@@ -172,6 +172,10 @@ async fn it_only_reads_and_ends_in_time_whatever_is_asked() {
         ("  -- nothing".into(), "no SQL"),
         ("SELEKT 1".into(), "syntax error"),
         ("SELECT absent FROM events".into(), "no such column: absent"),
+        ("SELECT event_part()".into(), "wrong number of arguments"),
+        ("SELECT event_part(0, 1)".into(), "wrong number of arguments"),
+        ("SELECT event_part(0, 'x', 1)".into(), "Invalid"),
+        ("SELECT event_numbers(1)".into(), "wrong number of arguments"),
         (format!("{endless} count(*) FROM r"), "not done within 1000 ms"),
         (
             "SELECT count(*) FROM events a, events b, events c WHERE a.id < b.id AND b.id < c.id".into(),

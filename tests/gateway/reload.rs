@@ -400,6 +400,52 @@ fn a_kill_while_a_configuration_is_on_trial_takes_it_back() {
 }
 
 #[test]
+fn one_goes_back_also_where_others_write_the_file() {
+    let (dir, web, cloud) = (folder(), port(), port());
+    let upstream = http::Upstream::start(cloud, |_| 200);
+    let (right, bad) = (plain(web, &[cloud], ""), plain(web, &[cloud, cloud], ""));
+    let gateway = Gateway::start(dir.path(), &right, &[]);
+    wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 1);
+    // Nobody, not even root, can put another file in its place.
+    fs::create_dir_all(dir.path().join("tidegate.jsonc.new/x")).unwrap();
+    reload(dir.path(), &gateway, &bad);
+    let told = apply(dir.path(), &right, &[]).unwrap_err();
+    assert!(told.contains("cannot be written") && told.contains("then reload"), "{told}");
+    let done = config(dir.path(), &["rollback"]).unwrap();
+    let warning = done["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("cannot be written") && warning.contains("is not taken up again"), "{done}");
+    let went_back = || {
+        assert_eq!(file(dir.path()), bad);
+        assert_eq!(states(dir.path()), ["running", "rolled back", "rolled back", "confirmed"]);
+    };
+    went_back();
+    post(web, 1);
+    wait_for("one sink", LONG, || upstream.events().len() == 1);
+    // A start takes what went back for what it is.
+    gateway.kill();
+    let gateway = Gateway::start(dir.path(), &bad, &[]);
+    wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 4);
+    went_back();
+    wait_for_port(web);
+    post(web, 2);
+    wait_for("one sink", LONG, || upstream.events().len() == 2);
+    // Who reloads it means it, and who writes another as well.
+    hangup(&gateway);
+    wait_for("the reload", LONG, || status(dir.path())["config"]["version"] == 5);
+    config(dir.path(), &["rollback"]).unwrap();
+    let other = plain(web, &[cloud, cloud, cloud], "");
+    fs::write(dir.path().join("tidegate.jsonc"), &other).unwrap();
+    gateway.kill();
+    let gateway = Gateway::start(dir.path(), &other, &[]);
+    wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 7);
+    // The file says something else than what went back: the next start takes that.
+    fs::write(dir.path().join("tidegate.jsonc"), &right).unwrap();
+    let done = config(dir.path(), &["rollback"]).unwrap();
+    assert!(done["warnings"][0].as_str().unwrap().contains("the next start takes up"), "{done}");
+    assert!(gateway.stop().success());
+}
+
+#[test]
 fn operators_find_the_gateway_where_its_settings_say_now() {
     let (dir, web, admin) = (folder(), port(), port());
     let text = |listen: &str| {
