@@ -246,7 +246,8 @@ async fn body_of(request: Request<Incoming>, desk: &Desk, most: usize) -> Result
         return Err(Reply::problem(503, "there is no memory for this now (`gateway.memory`)"));
     }
     let bytes = timeout(BODY, request.into_body().collect()).await;
-    let bytes = bytes.map_err(|_| Reply::problem(408, &format!("the body did not come within {} s", BODY.as_secs())))?;
+    let bytes =
+        bytes.map_err(|_| Reply::problem(408, &format!("the body did not come within {} s", BODY.as_secs())))?;
     let bytes = bytes.map_err(|error| Reply::problem(400, &error.to_string()))?;
     Ok((bytes.to_bytes().to_vec(), share.flatten()))
 }

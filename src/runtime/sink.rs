@@ -186,7 +186,7 @@ impl Outlet {
             return ControlFlow::Continue(());
         };
         gathered.bury(dead, &expired);
-        self.done(gathered, appends, live).await
+        self.done(gathered, appends, live, stop).await
     }
 
     /// What one delivery may take. Nobody waits for a batch to fill while a backlog does that.
@@ -218,7 +218,13 @@ impl Outlet {
     }
 
     /// Commits that a delivery is over.
-    pub async fn done(&mut self, gathered: Gathered, appends: Vec<Append>, live: bool) -> ControlFlow<()> {
+    pub async fn done(
+        &mut self,
+        gathered: Gathered,
+        appends: Vec<Append>,
+        live: bool,
+        stop: &mut watch::Receiver<bool>,
+    ) -> ControlFlow<()> {
         let Gathered { events, moves, dead, bytes, .. } = gathered;
         let mut step = Step { inner: true, appends, dead, ..Step::default() };
         if live {
@@ -228,15 +234,28 @@ impl Outlet {
             step.moves = moves.into_values().collect();
         }
         step.state.extend(self.gate.sent(bytes, &clock::stamp()));
-        let fills = !step.appends.is_empty();
-        if self.store.ride(step).is_err() {
-            return ControlFlow::Break(());
+        if step.appends.is_empty() {
+            return if self.store.ride(step).is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
-        if fills {
-            // What goes back into the store is not to run ahead of the disk. If it fails, the writer tries it again.
-            self.store.commit(Step::default()).await.ok();
+        self.fill(step, stop).await
+    }
+
+    /// Commits a step with events that go back into the store: these are not to run ahead of the disk, so it is waited for.
+    async fn fill(&mut self, step: Step, stop: &mut watch::Receiver<bool>) -> ControlFlow<()> {
+        loop {
+            match self.store.commit(step.clone()).await {
+                Ok(_) | Err(Refusal::Moved) => {
+                    self.links.up(&self.name);
+                    return ControlFlow::Continue(());
+                }
+                Err(Refusal::Closed) => return ControlFlow::Break(()),
+                Err(refusal) => self.links.down(&self.name, &format!("what is late finds no place: {refusal}")),
+            }
+            tokio::select! {
+                () = time::sleep(REFUSED) => {}
+                () = last_call(stop) => return ControlFlow::Break(()),
+            }
         }
-        ControlFlow::Continue(())
     }
 
     /// Delivers all events, the halves of a refused batch one after another; gives the dead and the indexes of the expired, or nothing if a window closed

@@ -163,7 +163,7 @@ impl Outlet {
                     gathered.dead.push(letter(name, &event, "the gateway died while it delivered it".into()));
                 }
                 gathered.moves.values_mut().for_each(|moved| moved.dead = to - from);
-                self.done(gathered, Vec::new(), false).await?;
+                self.done(gathered, Vec::new(), false, stop).await?;
                 continue;
             }
             if suspects.try_now(lane, from, to).await.is_err() {

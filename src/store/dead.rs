@@ -28,7 +28,7 @@ pub(super) const RETRIED: char = '!';
 /// A dead letter as it is kept.
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// Rises.
+    /// Rises, and is not given out again as long as the store is open.
     pub id: i64,
     /// When it died, by the wall clock, in milliseconds since 1970.
     pub at: i64,
@@ -54,6 +54,25 @@ const WHICH: &str = "(?1 IS NULL OR id = ?1) AND (?2 IS NULL OR consumer = ?2) A
 impl Which {
     fn params(&self) -> impl Params {
         (self.id, self.consumer.as_deref(), self.topic.as_deref(), self.before, self.event.as_deref())
+    }
+}
+
+/// How many letters there are, or more: the writer's.
+#[derive(Default)]
+pub(super) struct Letters {
+    bytes: u64,
+    count: i64,
+    /// Whether that is what there is; it was never counted, or some went since, or may not have been written.
+    exact: bool,
+    newest: i64,
+    /// Told that there are too many.
+    told: bool,
+}
+
+impl Letters {
+    /// There may be fewer.
+    pub fn doubt(&mut self) {
+        self.exact = false;
     }
 }
 
@@ -145,7 +164,11 @@ impl Store {
     pub async fn purge(&self, which: &Which) -> Result<u64, Refusal> {
         let which = which.clone();
         let sql = format!("DELETE FROM dead WHERE {WHICH}");
-        self.work(move |writer| writer.alone(|w| w.db.execute(&sql, which.params()).map(|n| n as u64))).await
+        let purge = move |writer: &mut Writer| {
+            writer.letters.doubt();
+            writer.alone(|w| w.db.execute(&sql, which.params()).map(|n| n as u64))
+        };
+        self.work(purge).await
     }
 }
 
@@ -168,6 +191,7 @@ impl Writer {
         drop(rows);
         drop(query);
         let mut done = Retried::default();
+        self.letters.doubt();
         for (id, consumer, topic, body) in &found {
             let known = self.index.consumer(consumer);
             let (Some(consumer_id), Some(event)) = (known, Event::of_envelope(body)) else {
@@ -209,11 +233,15 @@ impl Writer {
     }
 
     pub(super) fn bury(&mut self, letter: &Dead) -> rusqlite::Result<()> {
+        let newest = "SELECT coalesce(max(id), 0) FROM dead";
+        let newest: i64 = self.db.prepare_cached(newest)?.query_row([], |r| r.get(0))?;
+        let id = newest.max(self.letters.newest) + 1;
         self.db
             .prepare_cached(
-                "INSERT INTO dead (at, consumer, topic, seq, event, reason, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO dead (id, at, consumer, topic, seq, event, reason, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![
+                id,
                 clock::wall_ms(),
                 letter.consumer,
                 letter.topic,
@@ -222,25 +250,32 @@ impl Writer {
                 letter.reason,
                 letter.body
             ])?;
-        let id = self.db.last_insert_rowid();
         self.note_letter(letter, id);
-        let mut dropped = self.db.prepare_cached("DELETE FROM dead WHERE id <= ?1")?.execute([id - MAX_DEAD])?;
-        self.letters = self.letters.saturating_add(letter.body.len() as u64);
-        let most = MAX_BYTES.min(self.options.high / 8);
-        if self.letters > most {
-            // What was counted may have been taken back, retried or purged since: look.
-            let sum = "SELECT coalesce(sum(length(body)), 0) FROM dead";
-            self.letters = self.db.query_row(sum, [], |r| r.get::<_, i64>(0))?.unsigned_abs();
-            while self.letters > most {
-                let oldest = "DELETE FROM dead WHERE id = (SELECT min(id) FROM dead) RETURNING length(body)";
-                let bytes = self.db.prepare_cached(oldest)?.query_row([], |r| r.get::<_, i64>(0))?;
-                self.letters = self.letters.saturating_sub(bytes.unsigned_abs());
-                dropped += 1;
-            }
-        }
-        if dropped > 0 && !std::mem::replace(&mut self.letters_dropped, true) {
+        let letters = &mut self.letters;
+        letters.newest = id;
+        (letters.bytes, letters.count) = (letters.bytes.saturating_add(letter.body.len() as u64), letters.count + 1);
+        if self.drop_letters()? && !std::mem::replace(&mut self.letters.told, true) {
             log::warn!("store: there are too many dead letters; the oldest are dropped from now on");
         }
         Ok(())
+    }
+
+    /// Drops the oldest letters of too many; gives whether there were.
+    fn drop_letters(&mut self) -> rusqlite::Result<bool> {
+        let (most, mut dropped) = (MAX_BYTES.min(self.options.high / 8), false);
+        while !self.letters.exact || self.letters.bytes > most || self.letters.count > MAX_DEAD {
+            if !std::mem::replace(&mut self.letters.exact, true) {
+                let sum = "SELECT coalesce(sum(length(body)), 0), count(*) FROM dead";
+                (self.letters.bytes, self.letters.count) =
+                    self.db.query_row(sum, [], |r| Ok((r.get::<_, i64>(0)?.unsigned_abs(), r.get(1)?)))?;
+                continue;
+            }
+            let oldest = "DELETE FROM dead WHERE id = (SELECT min(id) FROM dead) RETURNING length(body)";
+            let bytes = self.db.prepare_cached(oldest)?.query_row([], |r| r.get::<_, i64>(0))?;
+            self.letters.bytes = self.letters.bytes.saturating_sub(bytes.unsigned_abs());
+            self.letters.count -= 1;
+            dropped = true;
+        }
+        Ok(dropped)
     }
 }

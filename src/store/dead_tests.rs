@@ -114,6 +114,63 @@ async fn a_letter_goes_back_to_the_consumer_it_failed_at_also_over_a_restart_and
 }
 
 #[tokio::test]
+async fn letters_are_bounded_in_number_and_no_id_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("t.db"), 64 << 20);
+    let bury = async |consumer: &str, count: u64| {
+        let letter = |seq| {
+            let (consumer, topic, body) = (consumer.into(), "t".into(), b"x".to_vec());
+            Dead { consumer, topic, seq, event: seq.to_string(), reason: "x".into(), body }
+        };
+        store.commit(Step { inner: true, dead: (0..count).map(letter).collect(), ..Step::default() }).await.unwrap();
+    };
+    let count = async |consumer: &str| store.count_letters(&which(consumer)).await.unwrap();
+    let newest = async || store.letters(&Which::default(), 1).await.unwrap()[0].id;
+    bury("kept", 3000).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        bury("again", 3500).await;
+        ids.push(newest().await);
+        assert_eq!(store.purge(&which("again")).await.unwrap(), 3500);
+    }
+    assert_eq!((ids, count("kept").await), (vec![6500, 10_000, 13_500], 3000));
+    bury("more", 8000).await;
+    assert_eq!((count("kept").await, count("more").await), (2000, 8000), "the oldest of too many");
+}
+
+#[tokio::test]
+async fn letters_go_back_also_while_the_store_drops_what_comes() {
+    for policy in [Policy::DropNewest, Policy::Sample(10), Policy::DropOldest] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        let options = Options { path: Some(path), events: Some((1000, 500)), when_full: policy, ..Options::default() };
+        let store = Store::open(options).unwrap();
+        let hook: Vec<Arc<str>> = vec!["hook".into()];
+        let consumer = store.consumer("sinks.one", &hook, Start::Oldest).await.unwrap();
+        let mut reader = store.reader(consumer, &hook);
+        for n in 0..600 {
+            store.commit(step(&format!("id-{n}"), "{}")).await.unwrap();
+        }
+        fail(&store, "sinks.one", consumer, &mut reader).await;
+        let mut batch = Batch::default();
+        (0..1100).for_each(|_| batch.push(&Draft { body: b"{}", ..Draft::default() }).unwrap());
+        store
+            .commit(Step { appends: vec![Append { topic: "hook".into(), priority: 4, batch }], ..Step::default() })
+            .await
+            .unwrap();
+        while !store.is_full() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(store.retry(&which("sinks.one")).await.unwrap().retried, 600);
+        let mut back = std::collections::BTreeSet::new();
+        while let Some(lot) = reader.poll(1000, 1 << 20).await.unwrap() {
+            back.extend(lot.events.iter().map(|event| event.id.text().into_owned()).filter(|id| id.starts_with("id-")));
+        }
+        assert_eq!(back.len(), 600, "{policy:?}");
+    }
+}
+
+#[tokio::test]
 async fn letters_are_bounded_in_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir.path().join("t.db"), 800_000);

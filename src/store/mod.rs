@@ -187,7 +187,7 @@ pub enum Refusal {
 }
 
 /// What one writer of the store did, committed whole or not at all.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Step {
     /// Of a consumer, also where no cursor goes forward: a timer of a pipeline. What it appends was taken in before, so it
     /// is taken also when the store is full, and whatever its size.
@@ -240,7 +240,7 @@ impl Step {
 }
 
 /// Events for a topic.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Append {
     pub topic: Arc<str>,
     pub priority: u8,

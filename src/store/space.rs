@@ -3,8 +3,10 @@
 use super::{
     Append, Options, Refusal, Step,
     ballast::Room,
+    dead::RETRIED,
     lane::Index,
     rows::{key, seq_of},
+    schema,
     writer::{Waiting, Writer},
 };
 use crate::event::Batch;
@@ -184,7 +186,9 @@ impl Writer {
         }
         if self.space.looked.is_none_or(|at| at.elapsed() >= LOOK) {
             self.space.looked = Some(Instant::now());
-            self.space.room = self.disk.ballast.room().map_or(u64::MAX, |room| room.free);
+            // What is free inside of the file, which does not shrink, is taken from nobody.
+            let inside = schema::unused(&self.db).unwrap_or(0);
+            self.space.room = self.disk.ballast.room().map_or(u64::MAX, |room| room.free.saturating_add(inside));
         }
         let before = self.space.over;
         if self.space.look() {
@@ -214,7 +218,11 @@ impl Writer {
         }
     }
 
+    /// What a consumer gets again was stored before, and nobody brings it from outside: it is not dropped to make room.
     pub(super) fn policy(&self, topic: &str) -> Policy {
+        if topic.contains(RETRIED) {
+            return Policy::Reject;
+        }
         self.options.policies.get(topic).copied().unwrap_or(self.options.when_full)
     }
 
@@ -321,8 +329,13 @@ impl Writer {
         }
         for (topic, (bytes, count)) in grown {
             let (mut bytes, mut count) = (2 * bytes, 2 * count);
-            let mut lanes: Vec<(u8, u16)> =
-                self.index.lanes.iter().filter(|(_, l)| l.topic == topic).map(|(id, l)| (l.priority, *id)).collect();
+            let mut lanes: Vec<(u8, u16)> = self
+                .index
+                .lanes
+                .iter()
+                .filter(|(_, l)| l.topic == topic && self.space.over(l.priority))
+                .map(|(id, l)| (l.priority, *id))
+                .collect();
             lanes.sort_unstable();
             for (_, id) in lanes {
                 if bytes > 0 || count > 0 {

@@ -16,6 +16,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Transactions in a row that only delete what everybody has passed.
 const TRIMS: usize = 50;
+/// Sequence numbers that are set aside for the steps of consumers while the disk is full.
+const AHEAD: u64 = 1 << 24;
 /// Dead letters that wait for a disk that takes none; the oldest are dropped beyond.
 const LETTERS: usize = 1000;
 
@@ -94,6 +96,12 @@ impl Writer {
             self.disk.full = true;
             self.disk.looked = Some(Instant::now());
             self.disk.ballast.give_up();
+            // Now there is a block for it; later there may be none.
+            if let Some(last) = self.index.lanes.values().map(|lane| lane.next).max()
+                && let Err(error) = self.highest.cover(last.saturating_add(AHEAD))
+            {
+                log::warn!("store: numbers could not be kept for a disk that is full: {error}");
+            }
             if let Err(error) = self.disk.ballast.hold_wal() {
                 log::warn!("store: the WAL could not be held: {error}");
             }

@@ -4,6 +4,7 @@ use super::{
     OpenError, Options, Placed, Refusal, Request, Step,
     ballast::{Ballast, Cause},
     begin::{self, Opened},
+    dead::Letters,
     eras::Eras,
     figures::Wear,
     given::Given,
@@ -65,9 +66,7 @@ pub(super) struct Writer {
     pub(super) riding: Step,
     pub(super) ride_since: Option<Instant>,
     pub(super) trimmer: trim::Trimmer,
-    /// Bytes of dead letters, or more; and whether it was told that there are too many.
-    pub(super) letters: u64,
-    pub(super) letters_dropped: bool,
+    pub(super) letters: Letters,
     pub(super) open: Open,
     pub(super) given: Given,
     pub(super) history: History,
@@ -122,8 +121,7 @@ pub(super) fn start(options: Options) -> Result<(Arc<Shared>, mpsc::Sender<Reque
         riding: Step::default(),
         ride_since: None,
         trimmer,
-        letters: u64::MAX,
-        letters_dropped: false,
+        letters: Letters::default(),
         open: Open::default(),
         given,
         history: History::default(),
@@ -314,6 +312,7 @@ impl Writer {
         if let Err(error) = result {
             self.seen.forget();
             self.history.doubt();
+            self.letters.doubt();
             return Err(self.take_back(&error));
         }
         self.disk.wrote();
@@ -358,6 +357,7 @@ impl Writer {
 
     pub(super) fn adopt(&mut self, mut index: Index) {
         self.history.doubt();
+        self.letters.doubt();
         for (id, consumer) in &mut index.consumers {
             if let Some(known) = self.index.consumers.get(id) {
                 consumer.topics.clone_from(&known.topics);
