@@ -87,6 +87,23 @@ async fn each_class_has_its_mark_and_each_mark_its_hysteresis() {
 }
 
 #[tokio::test]
+async fn the_oldest_of_a_class_that_is_not_over_are_spared() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, consumer) = open(&dir.path().join("t.db"), Policy::DropOldest).await;
+    let other: [Arc<str>; 1] = ["other".into()];
+    store.consumer("d", &other, Start::Oldest).await.unwrap();
+    store.commit(append(7, 0, 10)).await.unwrap();
+    // What fills the store belongs to somebody else: its own readings are too few to make room.
+    let appends = vec![Append { topic: other[0].clone(), priority: 4, batch: batch(0, 85) }];
+    store.commit(Step { appends, ..Step::default() }).await.unwrap();
+    for n in 100..200 {
+        store.commit(append(4, n, 1)).await.unwrap();
+    }
+    let alarms: Vec<u64> = read(&mut store.reader(consumer, &hook())).await.into_iter().filter(|n| *n < 100).collect();
+    assert_eq!(alarms, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn what_is_dropped_is_counted_also_after_a_restart() {
     for (policy, kept, evicted) in [
         (Policy::DropNewest, (0..110).collect::<Vec<u64>>(), 90),

@@ -163,6 +163,33 @@ fn our_own_cap_is_reached_and_then_the_disk_is_full() {
 }
 
 #[test]
+fn what_it_took_up_itself_is_room_again_once_it_is_delivered() {
+    cells("full::what_it_took_up_itself_is_room_again_once_it_is_delivered", |disk, at| {
+        if disk != "tmpfs" {
+            return; // one will do
+        }
+        let (dir, rig) = (folder(), Rig::new());
+        fs::write(at.join("others"), vec![0x55; 14 << 20]).unwrap();
+        let mut gateway = rig.start_with(dir.path(), &store(at, r#""free": "15MiB""#));
+        let (sent, refused) = rig.post_until_refused("post", 0, 1_000_000);
+        assert!(refused && sent > 1_000, "{sent}");
+        let (by_http, by_mqtt) = (Arrivals::default(), Arrivals::default());
+        let (_cloud, _bridge) = (rig.cloud(&by_http), rig.bridge(&by_mqtt));
+        let mut more = sent;
+        // The file is as large as it was, and nothing else has gone from the disk.
+        wait_for("events to be taken in again", LONG, || {
+            gateway.alive();
+            (more, _) = rig.post_until_refused("post", more, sent + 500);
+            more == sent + 500
+        });
+        wait_for("all of them", LONG, || by_http.distinct() >= more as usize && by_mqtt.distinct() >= more as usize);
+        by_http.check(&[("post", more)]);
+        by_mqtt.check(&[("post", more)]);
+        assert!(gateway.stop().success());
+    });
+}
+
+#[test]
 fn the_disk_is_full_when_the_gateway_starts() {
     cells("full::the_disk_is_full_when_the_gateway_starts", |_, at| {
         for kill in [false, true] {
