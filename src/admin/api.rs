@@ -15,7 +15,11 @@ use crate::{
     systems::http::decode,
 };
 use serde_json::{Value, json, value::RawValue};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::sync::{Mutex, Semaphore};
 
 /// Dead letters in one answer, if it does not say otherwise, and at most.
@@ -232,6 +236,8 @@ impl Desk {
             all["gateway"] = running.gateway().into();
             all["seconds"] = running.seconds().into();
             all["taken"] = running.taken().into();
+            let intakes = self.store.figures().intakes();
+            all["taken_since_start"] = intakes.iter().map(|(_, intake)| intake.taken.load(Relaxed)).sum::<u64>().into();
             all["down"] = down
                 .map(|(name, reason, seconds)| json!({ "name": name, "reason": reason, "seconds": seconds }))
                 .collect();
@@ -302,9 +308,12 @@ fn time(call: &Call, name: &str, now: i64) -> Result<Option<i64>, Reply> {
 }
 
 fn verdict(name: &str, wrong: &[String]) -> Reply {
-    let mut reply = Reply::json(&json!({ name: wrong.is_empty(), "why": wrong }));
-    reply.status = if wrong.is_empty() { 200 } else { 503 };
-    reply
+    if wrong.is_empty() {
+        return Reply::json(&json!({ name: true, "why": wrong }));
+    }
+    let problem =
+        json!({ "type": "about:blank", "status": 503, "detail": wrong.join("; "), name: false, "why": wrong });
+    Reply { status: 503, media: "application/problem+json", ..Reply::json(&problem) }
 }
 
 /// A dead letter: what it holds is the event with its envelope, or else the bytes as they came, as text.

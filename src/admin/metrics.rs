@@ -16,6 +16,9 @@ use std::{
 
 /// Of the ledger: name, help, whether it only rises, and the number.
 type Column = (&'static str, &'static str, Sort, fn(&Ledger) -> u64);
+/// Behind the name of a source that is a broker.
+const SESSIONS: &str = "/*";
+
 const LEDGER: &[Column] = &[
     ("events_accepted_total", "Events of a topic that a consumer is to see.", Counter, |row| row.accepted),
     ("events_delivered_total", "Events that a consumer is done with.", Counter, |row| row.delivered),
@@ -61,7 +64,7 @@ const SINKS: &[Spread] = &[
 
 use Sort::{Counter, Gauge};
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Sort {
     Counter,
     Gauge,
@@ -115,7 +118,8 @@ pub(super) async fn text(store: &Store, running: Option<&Running>) -> String {
 
 /// The consumer as a label says it: the sessions of a broker's clients are one.
 fn consumer(name: &str) -> String {
-    name.split_once('/').map_or_else(|| name.to_owned(), |(source, _)| format!("{source}/*"))
+    let session = name.split_once('/').filter(|_| !name.starts_with("pipelines.") && !name.starts_with("sinks."));
+    session.map_or_else(|| name.to_owned(), |(source, _)| format!("{source}{SESSIONS}"))
 }
 
 fn ledger(out: &mut Text, store: &Store) {
@@ -125,7 +129,9 @@ fn ledger(out: &mut Text, store: &Store) {
     }
     for (name, help, sort, number) in LEDGER {
         out.head(name, help, *sort);
-        for ((topic, consumer), rows) in &rows {
+        // A session that ends takes its numbers along: their sums would fall.
+        let falls = |consumer: &str| *sort == Counter && consumer.ends_with(SESSIONS);
+        for ((topic, consumer), rows) in rows.iter().filter(|((_, consumer), _)| !falls(consumer)) {
             out.sample(name, &[("topic", topic), ("consumer", consumer)], rows.iter().map(number).sum::<u64>());
         }
     }

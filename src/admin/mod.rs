@@ -139,7 +139,8 @@ pub async fn serve(settings: Settings, running: Running, stateless: bool) {
             }
         }
     };
-    let token = token(&settings).map_err(|error| log::warn!("admin: there is no token, so no API: {error:#}")).ok();
+    let token =
+        token::make(&settings).map_err(|error| log::warn!("admin: there is no token, so no API: {error:#}")).ok();
     let far = settings.admin.is_far();
     let desk = Arc::new(Counter { desk: Desk::of(running), token, far, brake: Brake::default() });
     let (seats, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());

@@ -15,18 +15,31 @@ use subtle::ConstantTimeEq;
 /// Random bytes of it.
 const SIZE: usize = 32;
 
-/// The token of a gateway; made, if there is none.
+/// The token that a gateway has made.
 pub fn token(settings: &Settings) -> anyhow::Result<String> {
     let path = beside(settings.store.path.as_ref(), "-token");
-    read(&path).with_context(|| format!("`{}`", path.display()))
+    let found = read(&path).and_then(|found| found.context("the gateway has made no token yet"));
+    found.with_context(|| format!("`{}`", path.display()))
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+/// The token of this gateway; made, if there is none. Nobody else makes one: it would not be the gateway's to read.
+pub(super) fn make(settings: &Settings) -> anyhow::Result<String> {
+    let path = beside(settings.store.path.as_ref(), "-token");
+    made(&path).with_context(|| format!("`{}`", path.display()))
+}
+
+/// What a power cut left of one is none.
+fn read(path: &Path) -> anyhow::Result<Option<String>> {
     match fs::read_to_string(path) {
-        Ok(text) if text.trim().len() >= SIZE => return Ok(text.trim().to_owned()),
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        // What a power cut left of it is made anew.
-        _ => {}
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|text| text.len() >= SIZE)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn made(path: &Path) -> anyhow::Result<String> {
+    if let Some(token) = read(path)? {
+        return Ok(token);
     }
     let mut random = [0; SIZE];
     File::open("/dev/urandom")?.read_exact(&mut random)?;
@@ -88,8 +101,10 @@ mod tests {
     fn it_is_made_once_for_one_user_and_fits_itself_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.db-token");
-        let token = read(&path).unwrap();
-        assert_eq!(read(&path).unwrap(), token);
+        assert_eq!(read(&path).unwrap(), None, "who only asks makes none");
+        assert!(!path.exists());
+        let token = made(&path).unwrap();
+        assert_eq!((made(&path).unwrap(), read(&path).unwrap()), (token.clone(), Some(token.clone())));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let right = format!("Bearer {token}");
         for (known, brought, want) in [
@@ -104,6 +119,6 @@ mod tests {
             assert_eq!(fits(known, brought), want, "{brought:?}");
         }
         fs::write(&path, "").unwrap();
-        assert_ne!(read(&path).unwrap(), token, "a torn one is made anew");
+        assert_ne!(made(&path).unwrap(), token, "a torn one is made anew");
     }
 }

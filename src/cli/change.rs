@@ -2,6 +2,7 @@
 
 use super::columns;
 use super::operate::{Which, cell};
+use crate::admin::client::encode;
 use clap::Subcommand;
 use serde_json::Value;
 
@@ -73,10 +74,10 @@ pub(super) fn run(what: &Change) -> anyhow::Result<()> {
         Change::Seek { consumer, to, topic, priority, which } => {
             let priority = priority.map(|priority| priority.to_string());
             let query = given(vec![("to", Some(to.clone())), ("topic", topic.clone()), ("priority", priority)]);
-            which.show(&which.ask("POST", &format!("/consumers/{consumer}/seek"), &query)?, sought)
+            which.show(&which.ask("POST", &format!("/consumers/{}/seek", encode(consumer)), &query)?, sought)
         }
         Change::Forget { consumer, which } => {
-            let answer = which.ask("POST", &format!("/consumers/{consumer}/forget"), &[])?;
+            let answer = which.ask("POST", &format!("/consumers/{}/forget", encode(consumer)), &[])?;
             which.show(&answer, |answer| format!("{consumer} is forgotten; it had {} events to go\n", answer["queued"]))
         }
         Change::State { process, prefix, limit, which } => {

@@ -2,7 +2,7 @@
 
 use super::{Format, columns, print};
 use crate::{
-    admin::client::Client,
+    admin::client::{Client, encode},
     config::{self, Settings},
 };
 use anyhow::Context;
@@ -207,7 +207,7 @@ pub(super) fn plain(text: &str) -> String {
 /// Holds a consumer back, or lets it go.
 pub(super) fn pause(name: &str, paused: bool, which: &Which) -> anyhow::Result<()> {
     let what = if paused { "pause" } else { "resume" };
-    let answer = which.ask("POST", &format!("/consumers/{name}/{what}"), &[])?;
+    let answer = which.ask("POST", &format!("/consumers/{}/{what}", encode(name)), &[])?;
     let text = if paused { "is held back until `tidegate resume`" } else { "goes on" };
     which.show(&answer, |_| format!("{name} {text}\n"))
 }

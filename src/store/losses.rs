@@ -1,7 +1,7 @@
 //! How events end other than by being delivered, each end with its reason: for the ledger over time, and for who records what
 //! happens to single events.
 
-use super::{Dead, Dropped, Step, dead::origin, schema, writer::Writer};
+use super::{Append, Dead, Dropped, Step, dead::origin, schema, writer::Writer};
 use crate::{
     budget::Span,
     trace::{Note, Stretch},
@@ -117,6 +117,17 @@ impl Writer {
         for consumer in readers {
             self.lose((consumer, lane), "evicted", &reason, count);
         }
+    }
+
+    /// Those of an append that are not stored, by their indexes; the ids of others would have been made of their places.
+    pub(super) fn note_passed_over(&mut self, append: &Append, passed: &[u32]) {
+        if !self.options.trace.is_on() {
+            return;
+        }
+        let over = append.batch.own_ids().filter(|(index, _)| passed.binary_search(index).is_ok());
+        let note =
+            |(_, id)| Note::new(id, "store", "dropped").said(format!("topic `{}`: the store is full", append.topic));
+        self.open.ended.extend(over.map(note));
     }
 
     /// A consumer was moved over rows that are too old.

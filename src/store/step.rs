@@ -173,6 +173,7 @@ impl Writer {
             let known = |i: &u32| repeats.contains(i) || conflicts.contains(i);
             let rest: Vec<u32> = (0..append.batch.count).filter(|i| !known(i)).collect();
             passed = dropped.iter().filter_map(|i| rest.get(*i as usize).copied()).collect();
+            self.note_passed_over(append, &passed);
         }
         let first = self.index.lanes.get(&lane).map_or(0, |l| l.next);
         if batch.count > 0 {

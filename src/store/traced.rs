@@ -113,7 +113,7 @@ impl Traced {
         let (what, said) = match verdict {
             Some(0) => ("repeat", "its id was taken in before, with the same body: not stored again"),
             Some(1) => ("rejected", "its id was used before with another body"),
-            Some(_) => ("dropped", "the store is full"),
+            Some(_) => return, // the writer has told it
             None => {
                 trace.watch(lane, seq, id.clone());
                 let place = format!("topic `{}`, lane {lane}, number {seq}", part.topic);

@@ -199,6 +199,27 @@ fn where_an_event_is_the_store_knows_of_each_whether_the_gateway_runs_or_not() {
     assert!(gateway.stop().success());
 }
 
+#[test]
+fn what_was_taken_and_dropped_since_the_store_is_full_says_so() {
+    let (dir, listen) = (folder(), port());
+    let configuration = format!(
+        r#"{{
+  "gateway": {{ "trace": {{ "sample": 0 }} }},
+  "store": {{ "disk": {{ "events": {{ "high": 50, "low": 10 }}, "when_full": "drop_newest" }} }},
+  "sources": {{ "web": {{ "type": "http", "listen": "127.0.0.1:{listen}", "id": "id" }} }},
+  "sinks": {{ "cloud": {{ "type": "http", "url": "http://127.0.0.1:{}/", "from": ["web"] }} }} }}"#,
+        port()
+    );
+    let gateway = Gateway::start(dir.path(), &configuration, &[]);
+    wait_for_port(listen);
+    for n in 0..60 {
+        post(&format!("http://127.0.0.1:{listen}/v1/events"), &json!({ "id": format!("own-{n}"), "n": n }));
+    }
+    assert_eq!(way(dir.path(), "own-7"), []);
+    assert_eq!(way(dir.path(), "own-59"), [("store".to_owned(), "dropped".to_owned())]);
+    assert!(gateway.stop().success());
+}
+
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 /// Posts an event with a `traceparent`.

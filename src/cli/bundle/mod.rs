@@ -21,6 +21,15 @@ use std::{fs::File, os::unix::fs::OpenOptionsExt, path::PathBuf};
 
 /// Bytes of a file in it; ten of them make 7 MiB, before they are packed.
 const LARGEST: usize = 700 << 10;
+/// Behind these comes, after a colon, what an upstream or a program said: it may have said an event.
+const SAID: [&str; 6] = [
+    " answered ",
+    "` printed what is not one JSON object",
+    "` ended with status ",
+    "` was ended by signal ",
+    "` did not end within ",
+    "` printed more than ",
+];
 /// Dead letters whose reasons are in it.
 const LETTERS: usize = 1000;
 
@@ -76,9 +85,9 @@ fn gather(which: Which) -> Vec<(&'static str, String)> {
         Ok(answer) => format!("{answer:#}\n"),
         Err(error) => format!("{error:#}\n"),
     };
-    files.push(("status.json", pretty(which.ask("GET", "/status", &[]))));
+    files.push(("status.json", pretty(which.ask("GET", "/status", &[]).map(quiet))));
     if let Ok(versions) = which.ask("GET", "/config", &[]) {
-        files.push(("versions.json", format!("{versions:#}\n")));
+        files.push(("versions.json", format!("{:#}\n", quiet(versions))));
     }
     files.push(("ledger.json", pretty(which.ask("GET", "/ledger", &[]))));
     let letters = which.ask("GET", "/dead", &[("limit", LETTERS.to_string())]);
@@ -94,7 +103,7 @@ fn gather(which: Which) -> Vec<(&'static str, String)> {
     let lines = which.ask("GET", "/logs", &[("n", usize::MAX.to_string())]);
     files.push(("logs.ndjson", lines.map_or_else(|error| format!("{error:#}\n"), |answer| log(&answer))));
     let findings = doctor::look(&Doctor { which, load: Load::default() });
-    files.push(("doctor.json", format!("{:#}\n", json!(findings))));
+    files.push(("doctor.json", format!("{:#}\n", quiet(json!(findings)))));
     files.push(("system.txt", doctor::facts()));
     // It is in none of them; but were it, it would open the gateway.
     secrets.extend(settings.and_then(|settings| token(&settings).ok()));
@@ -130,13 +139,21 @@ fn log(answer: &Value) -> String {
     answer["lines"].as_array().into_iter().flatten().map(line).collect()
 }
 
-/// A text up to what an upstream answered beside its status.
-fn unanswered(text: &str) -> String {
-    let Some((before, after)) = text.split_once(" answered ") else { return text.to_owned() };
-    match after.split_once(": ") {
-        Some((status, _)) => format!("{before} answered {status}: …"),
-        None => text.to_owned(),
+/// The same without what upstreams and programs said, wherever it stands.
+fn quiet(value: Value) -> Value {
+    match value {
+        Value::String(text) => unanswered(&text).into(),
+        Value::Array(items) => items.into_iter().map(quiet).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, quiet(value))).collect(),
+        other => other,
     }
+}
+
+/// A text up to what an upstream answered beside its status, or a program said at its end.
+fn unanswered(text: &str) -> String {
+    let told = SAID.iter().filter_map(|said| Some((text.find(said)?, said))).min();
+    let told = told.and_then(|(at, said)| Some(at + said.len() + text[at + said.len()..].find(": ")?));
+    told.map_or_else(|| text.to_owned(), |end| format!("{}: …", &text[..end]))
 }
 
 /// A reason without the pieces of events that it quotes. Names and paths of fields stay.
@@ -184,6 +201,7 @@ mod tests {
             ("expected a number instead of `canary-1`", "expected a number instead of `…`"),
             ("`x.org` answered 422 Unprocessable: {\"canary\": 1}", "`x.org` answered 422 Unprocessable: …"),
             ("not \"canary 'x\": at 'it", "not \"…\": at '…'"),
+            ("`sh` ended with status 3: {\"canary\": 1}", "`sh` ended with status 3: …"),
             ("plain", "plain"),
         ] {
             assert_eq!(unquoted(reason), want);

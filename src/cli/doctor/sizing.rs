@@ -67,7 +67,7 @@ fn seen(status: &Value) -> (Option<f64>, Option<f64>, Option<f64>) {
     let a_second = |count: &str| (seconds >= LONG_ENOUGH).then(|| number(status, count) as f64 / seconds);
     // Of a few events one would measure the empty tables.
     let bytes = (queued >= 1000.0).then(|| number(status, "/store/bytes") as f64 / queued);
-    (a_second("/taken").filter(|rate| *rate > 0.0), bytes, a_second("/store/commits"))
+    (a_second("/taken_since_start").filter(|rate| *rate > 0.0), bytes, a_second("/store/commits"))
 }
 
 pub(super) fn look(settings: &Settings, status: Option<&Value>, load: &Load, sync: Option<Duration>) -> Vec<Finding> {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn it_is_worked_out_how_long_the_store_lasts() {
         let running = |seconds: u64, taken: u64, bytes: u64, queued: u64| {
-            json!({ "seconds": seconds, "taken": taken, "store": { "bytes": bytes, "commits": seconds },
+            json!({ "seconds": seconds, "taken_since_start": taken, "store": { "bytes": bytes, "commits": seconds },
                 "consumers": [{ "queued": queued }] })
         };
         let load = |rate: Option<f64>, size: Option<u64>| Load {

@@ -129,8 +129,14 @@ fn line(row: &Value, names: &[&str]) -> Vec<String> {
 fn peek(client: &mut Client, topic: &str, from: At, n: usize) -> anyhow::Result<()> {
     let mut lines = Vec::new();
     for lane in stored::lanes(client, &[topic.to_owned()])? {
-        let at = if from == At::Newest { At::Seq(lane.next.saturating_sub(n as u64)) } else { from };
-        lines.extend(stored::page(client, &lane, at, n.min(AT_ONCE))?);
+        let mut at = if from == At::Newest { At::Seq(lane.next.saturating_sub(n as u64)) } else { from };
+        let mut left = n;
+        while left > 0 {
+            let page = stored::page(client, &lane, at, left.min(AT_ONCE))?;
+            let Some(last) = page.last() else { break };
+            (at, left) = (At::Seq(last.seq + 1), left.saturating_sub(page.len()));
+            lines.extend(page);
+        }
     }
     // Priorities have numbers of their own.
     lines.sort_by_key(|line| line.intake);
