@@ -1,6 +1,12 @@
 //! The only place that reads a clock. The wall clock of a board may say 1970; the monotonic one never steps back.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+mod daemons;
+
+use daemons::Daemon;
+use std::sync::{
+    LazyLock, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
+};
 
 /// When the gateway took an event in, said so that it can be mended later: an event taken in before the first time
 /// synchronisation carries a wrong wall time, but boot and monotonic time place it exactly.
@@ -128,24 +134,21 @@ fn millis(t: rustix::time::Timespec) -> i64 {
     t.tv_sec.saturating_mul(1000).saturating_add(t.tv_nsec / 1_000_000)
 }
 
-/// Whether the wall clock can be trusted: systemd-timesyncd and chrony leave this file when they have set it.
-/// Checked at most once a second, since it stands on the intake's path.
+/// Whether the wall clock can be trusted: systemd-timesyncd leaves a file when it has set it, chronyd and ntpd are asked. (The
+/// kernel would tell behind `adjtimex`, which takes `unsafe`, and which systemd's `ProtectClock` forbids.) Checked at most once
+/// a second, since it stands on the intake's path.
 fn synced() -> bool {
-    use std::sync::atomic::{AtomicBool, AtomicU64};
     static CHECKED: AtomicU64 = AtomicU64::new(0);
     static SYNCED: AtomicBool = AtomicBool::new(false);
+    static DAEMONS: LazyLock<Mutex<[Daemon; 2]>> = LazyLock::new(|| Mutex::new([Daemon::chrony(), Daemon::ntp()]));
     let second = mono_ms() / 1000 + 1;
     if CHECKED.swap(second, Ordering::Relaxed) != second {
         let flag = std::path::Path::new("/run/systemd/timesync/synchronized").exists();
-        SYNCED.store(flag || kernel_synced(), Ordering::Relaxed);
+        let mut daemons = DAEMONS.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = flag || daemons.iter_mut().any(Daemon::has_set_the_clock);
+        SYNCED.store(set, Ordering::Relaxed);
     }
     SYNCED.load(Ordering::Relaxed)
-}
-
-/// The kernel keeps `RTC_SYNCED` hints only behind `adjtimex`, which needs `unsafe`; chrony and ntpd leave files.
-fn kernel_synced() -> bool {
-    ["/run/chrony/chronyd.pid", "/var/lib/ntp/ntp.drift"].iter().any(|p| std::path::Path::new(p).exists())
-        && wall_ms() > 1_700_000_000_000
 }
 
 /// The kernel's boot id: one per boot of the machine. Empty where the kernel does not tell.

@@ -17,7 +17,12 @@ const LEAST_YEAR_MS: i64 = 1_577_836_800_000;
 
 pub(super) fn clock() -> Finding {
     let now = clock::stamp();
-    let by = [("/run/systemd/timesync", "systemd-timesyncd"), ("/run/chrony", "chrony"), ("/var/lib/ntp", "ntpd")];
+    let by = [
+        ("/run/systemd/timesync", "systemd-timesyncd"),
+        ("/run/chrony", "chrony"),
+        ("/var/lib/ntp", "ntpd"),
+        ("/var/lib/ntpsec", "ntpd"),
+    ];
     let by = by.iter().find(|(place, _)| Path::new(place).exists()).map(|known| known.1);
     judged(now.wall_ms, now.quality == Quality::Synced, by)
 }
