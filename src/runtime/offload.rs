@@ -141,7 +141,10 @@ impl Offload {
         let (range, done) = match self.store.errand().await? {
             Errand::Out(parcel) => (None, self.out(parcel).await),
             Errand::Back(manifest) => (Some(manifest.clone()), self.back(manifest).await),
-            Errand::Forget(key) => (None, Ok(self.delete(&key).await)),
+            Errand::Forget(key) => {
+                self.delete(&key).await;
+                (None, Ok(()))
+            }
         };
         match done {
             Ok(()) => self.worked().await,

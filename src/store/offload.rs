@@ -133,9 +133,9 @@ impl Store {
         self.work(move |writer| {
             let again = Instant::now() + wait;
             match range {
-                Some(range) => drop(writer.errands.missed.insert((range.lane, range.first), again)),
-                None => writer.space.failing = Some(again),
-            }
+                Some(range) => writer.errands.missed.insert((range.lane, range.first), again),
+                None => writer.space.failing.replace(again),
+            };
             Ok(())
         })
         .await
