@@ -16,6 +16,8 @@ mod memory;
 mod meter;
 mod notify;
 mod offload;
+#[cfg(test)]
+mod offload_tests;
 mod options;
 mod order;
 mod otlp;

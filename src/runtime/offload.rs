@@ -9,6 +9,7 @@ use crate::{
 };
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,8 +28,12 @@ pub(super) struct Offload {
     links: Links,
     /// What all keys of this store begin with, up to the last `/`.
     folder: String,
-    /// How often in a row an object was not what was put there.
-    damaged: u32,
+    /// Of what goes out.
+    backoff: Backoff,
+    /// By its key, each object that failed to come back: and how often it was not what was put there.
+    ill: BTreeMap<String, (Backoff, u32)>,
+    /// The last object that was to be deleted is still there.
+    kept: bool,
 }
 
 /// Why a round did not work.
@@ -58,64 +63,97 @@ impl Offload {
         let prefix = prefix.trim_matches('/');
         let slash = if prefix.is_empty() { "" } else { "/" };
         let folder = format!("{prefix}{slash}{gateway}-{:016x}/", store.number());
-        Offload { store, objects, links, folder, damaged: 0 }
+        let (backoff, ill) = (Backoff::new(INITIAL, LONGEST), BTreeMap::new());
+        Offload { store, objects, links, folder, backoff, ill, kept: false }
     }
 
     /// Until the store is closed.
     pub async fn run(mut self) {
-        let mut backoff = Backoff::new(INITIAL, LONGEST);
-        let (mut clean, mut failing) = (false, false);
+        let mut clean = false;
         loop {
             let done = match clean {
                 true => self.errand().await,
                 false => self.clean().await,
             };
             match done {
+                Ok(()) => clean = true,
                 Err(Failure::Closed) => return,
-                Ok(()) => {
-                    clean = true;
-                    backoff.succeeded(Instant::now());
-                    self.links.up(NAME);
-                }
-                Err(Failure::Later(reason)) => {
-                    self.links.down(NAME, &reason);
-                    self.told(&mut failing, true).await;
-                    tokio::time::sleep(backoff.failed(Instant::now())).await;
-                    continue;
-                }
+                Err(Failure::Later(reason)) => tokio::time::sleep(self.failed(None, &reason).await).await,
             }
-            self.told(&mut failing, false).await;
         }
     }
 
-    async fn told(&self, failing: &mut bool, now: bool) {
-        if *failing != now {
-            *failing = now;
-            self.store.offload_fails(now).await.ok();
+    /// A range did not come back, or else nothing goes out: gives how long that is left alone.
+    async fn failed(&mut self, range: Option<Manifest>, reason: &str) -> Duration {
+        self.links.down(NAME, reason);
+        let backoff = match &range {
+            Some(range) => &mut self.ill(&range.key).0,
+            None => &mut self.backoff,
+        };
+        let wait = backoff.failed(Instant::now());
+        self.store.offload_fails(range, wait).await.ok();
+        wait
+    }
+
+    fn ill(&mut self, key: &str) -> &mut (Backoff, u32) {
+        self.ill.entry(key.to_owned()).or_insert_with(|| (Backoff::new(INITIAL, LONGEST), 0))
+    }
+
+    async fn worked(&self) -> Result<(), Failure> {
+        if !self.store.offload_ails().await? {
+            self.links.up(NAME);
         }
+        Ok(())
     }
 
     /// Deletes what a crash between two steps left: objects that the store does not need.
-    async fn clean(&self) -> Result<(), Failure> {
+    async fn clean(&mut self) -> Result<(), Failure> {
         let mut after: Option<String> = None;
         loop {
             let keys = self.objects.list(&self.folder, after.as_deref(), usize::MAX).await?;
-            let Some(last) = keys.last().cloned() else { return Ok(()) };
+            let Some(last) = keys.last().cloned() else { break };
             for key in keys {
                 if !self.store.needs(key.clone()).await? {
                     log::info!("{NAME}: `{key}` was left over");
-                    self.objects.delete(&key).await?;
+                    self.delete(&key).await;
                 }
             }
             after = Some(last);
         }
+        // What failed before, failed in the object store of another configuration.
+        self.store.offload_begins().await?;
+        self.worked().await
+    }
+
+    /// One that cannot be deleted is in nobody's way: it is tried again at the next start.
+    async fn delete(&mut self, key: &str) {
+        self.ill.remove(key);
+        let done = self.objects.delete(key).await;
+        if let Err(fault) = &done
+            && !self.kept
+        {
+            log::warn!("{NAME}: `{key}`, and maybe more, stays until the next start: {fault}");
+        }
+        self.kept = done.is_err();
     }
 
     async fn errand(&mut self) -> Result<(), Failure> {
-        match self.store.errand().await? {
-            Errand::Out(parcel) => self.out(parcel).await,
-            Errand::Back(manifest) => self.back(manifest).await,
-            Errand::Forget(key) => Ok(self.objects.delete(&key).await?),
+        let (range, done) = match self.store.errand().await? {
+            Errand::Out(parcel) => (None, self.out(parcel).await),
+            Errand::Back(manifest) => (Some(manifest.clone()), self.back(manifest).await),
+            Errand::Forget(key) => {
+                self.delete(&key).await;
+                (None, Ok(()))
+            }
+        };
+        match done {
+            Ok(()) => self.worked().await,
+            // The others go on meanwhile.
+            Err(Failure::Later(reason)) => {
+                self.failed(range, &reason).await;
+                Ok(())
+            }
+            closed => closed,
         }
     }
 
@@ -125,12 +163,13 @@ impl Offload {
         self.objects.put(&key, &parcel.object).await?;
         let found = self.objects.get(&key).await?.unwrap_or_default();
         if !same(&found, parcel.object.len() as u64, &parcel.sha256) {
-            self.objects.delete(&key).await.ok();
+            self.delete(&key).await;
             return Err(Failure::Later(format!("`{key}` was not read back as it was written")));
         }
         if !self.store.went(parcel, key.clone()).await? {
-            self.objects.delete(&key).await?;
+            self.delete(&key).await;
         }
+        self.backoff.succeeded(Instant::now());
         Ok(())
     }
 
@@ -142,15 +181,16 @@ impl Offload {
             return Err(Failure::Later(format!("`{key}` is missing; its events are waited for")));
         };
         if !same(&object, manifest.length, &manifest.sha256) {
-            self.damaged += 1;
-            if self.damaged < DAMAGED {
+            let (_, times) = self.ill(&key);
+            *times += 1;
+            if *times < DAMAGED {
                 return Err(Failure::Later(format!("`{key}` is damaged")));
             }
             log::error!("{NAME}: `{key}` stays damaged; what is whole of it is delivered");
         }
-        self.damaged = 0;
         self.store.came(manifest, object).await?;
-        Ok(self.objects.delete(&key).await?)
+        self.delete(&key).await;
+        Ok(())
     }
 }
 

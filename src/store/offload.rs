@@ -14,7 +14,10 @@ use super::{
 use crate::clock;
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use tokio::time::timeout;
 
 /// How the object of a range begins, with its version.
@@ -72,6 +75,8 @@ pub(super) struct Errands {
     pub spare: Vec<String>,
     /// Ranges that came back lately: lane, first, next, when.
     back: Vec<(u16, u64, u64, Instant)>,
+    /// Ranges whose object did not come, and when it is asked for again: meanwhile others come.
+    missed: BTreeMap<(u16, u64), Instant>,
 }
 
 impl Parcel {
@@ -122,13 +127,33 @@ impl Store {
         .await
     }
 
-    /// Whether the object store fails: then intake over the mark is refused.
-    pub async fn offload_fails(&self, fails: bool) -> Result<(), Refusal> {
+    /// What failed is tried again after `wait`, and other errands go on: this range, or else what is to go out. As long as
+    /// nothing can be put there, intake over the mark is refused.
+    pub async fn offload_fails(&self, range: Option<Manifest>, wait: Duration) -> Result<(), Refusal> {
         self.work(move |writer| {
-            writer.space.failing = fails;
+            let again = Instant::now() + wait;
+            match range {
+                Some(range) => writer.errands.missed.insert((range.lane, range.first), again),
+                None => writer.space.failing.replace(again),
+            };
             Ok(())
         })
         .await
+    }
+
+    /// What failed is tried again at once: it may be another object store now.
+    pub async fn offload_begins(&self) -> Result<(), Refusal> {
+        self.work(|writer| {
+            writer.space.failing = None;
+            writer.errands.missed.clear();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether something failed that has not worked since, and is still to be done.
+    pub async fn offload_ails(&self) -> Result<bool, Refusal> {
+        self.work(|writer| Ok(writer.space.failing.is_some() || !writer.errands.missed.is_empty())).await
     }
 }
 
@@ -150,7 +175,8 @@ impl Writer {
     /// The newest rows of a topic that is over its mark, those of the lowest priority first.
     fn parcel(&mut self) -> rusqlite::Result<Option<Parcel>> {
         let (bytes, events) = self.space.excess();
-        if !self.space.is_over() || bytes == 0 && events == 0 {
+        let rests = self.space.failing.is_some_and(|again| Instant::now() < again);
+        if rests || !self.space.is_over() || bytes == 0 && events == 0 {
             return Ok(None);
         }
         let inside = |index: &super::lane::Index, lane: u16, first: u64, next: u64| {
@@ -230,6 +256,9 @@ impl Writer {
             view.wanted.retain(|at| self.index.offloaded.contains_key(at));
             view.wanted.iter().copied().collect()
         };
+        self.errands.missed.retain(|at, _| wanted.contains(at));
+        let now = Instant::now();
+        let rests = |at| self.errands.missed.get(at).is_some_and(|again| now < *again);
         let priority = |lane: u16| self.index.lanes.get(&lane).map_or(0, |lane| lane.priority);
         let here = |lane: u16, first: u64| {
             let from = self.index.passed(lane).max(self.index.lanes.get(&lane).map_or(0, |l| l.first));
@@ -237,8 +266,8 @@ impl Writer {
             first.saturating_sub(from).saturating_sub(away)
         };
         let room = self.space.below_high();
-        let mut ready = wanted.iter().filter(|(lane, first)| room || here(*lane, *first) == 0);
-        let Some((lane, first)) = ready.by_ref().max_by_key(|(lane, _)| priority(*lane)).copied() else {
+        let ready = wanted.iter().filter(|at| !rests(*at) && (room || here(at.0, at.1) == 0));
+        let Some((lane, first)) = ready.max_by_key(|(lane, _)| priority(*lane)).copied() else {
             return Ok(None);
         };
         let find = "SELECT next, object, length, sha256 FROM offloaded WHERE id = ?1";
@@ -250,6 +279,7 @@ impl Writer {
     }
 
     fn depart(&mut self, parcel: &Parcel, object: &str) -> rusqlite::Result<bool> {
+        self.space.failing = None;
         let Parcel { lane, first, next, .. } = *parcel;
         let range = params![key(lane, first), key(lane, next - 1)];
         let count = "SELECT count(*), coalesce(sum(count), 0) FROM batch WHERE id BETWEEN ?1 AND ?2";
@@ -282,6 +312,7 @@ impl Writer {
 
     fn arrive(&mut self, manifest: &Manifest, object: &[u8]) -> Result<(), Refusal> {
         let Manifest { lane, first, next, .. } = *manifest;
+        self.errands.missed.remove(&(lane, first));
         if !self.index.offloaded.contains_key(&(lane, first)) {
             return Ok(());
         }

@@ -70,8 +70,8 @@ pub(super) struct Space {
     stored: u64,
     room: u64,
     looked: Option<Instant>,
-    /// The object store does not take anything.
-    pub failing: bool,
+    /// The object store did not take what it was given last; when it is tried again.
+    pub failing: Option<Instant>,
     /// Events seen since sampling began, by lane.
     turns: HashMap<u16, u64>,
     /// Intake that waits for the offload, and since when.
@@ -92,7 +92,7 @@ impl Space {
             stored: 0,
             room: u64::MAX,
             looked: None,
-            failing: false,
+            failing: None,
             turns: HashMap::new(),
             held: Vec::new(),
         };
@@ -196,6 +196,8 @@ impl Writer {
         }
         if self.space.is_over() {
             self.shared.offload.notify_one();
+        } else {
+            self.space.failing = None;
         }
     }
 
@@ -237,7 +239,7 @@ impl Writer {
             // What else fills the store may leave nothing of this topic to drop.
             Policy::DropOldest if self.holds(&append.topic) => Fate::Store,
             Policy::DropOldest => Fate::Refuse,
-            Policy::Offload if self.space.failing => Fate::Refuse,
+            Policy::Offload if self.space.failing.is_some() => Fate::Refuse,
             Policy::Offload if self.space.over[CRITICAL] => Fate::Wait,
             Policy::Offload => Fate::Store,
         }

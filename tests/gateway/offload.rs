@@ -179,3 +179,32 @@ fn an_object_store_that_fails_makes_sources_wait_and_mends() {
     arrivals.check(&[("post", 5_000)]);
     assert!(gateway.stop().success());
 }
+
+#[test]
+fn a_directory_that_takes_nothing_any_more_gives_back_what_it_has() {
+    let (dir, rig) = (folder(), Rig::new());
+    let sections = format!(r#"{DISK}, "systems": {{ "away": {DIRECTORY} }}"#);
+    let gateway = rig.start_with(dir.path(), &sections);
+    let (first, refused) = rig.post_until_refused("post", 0, 2_000);
+    assert!(!refused);
+    wait_for("the objects", LONG, || report(&gateway, "sinks.cloud").0 <= 1_000);
+    assert!(gateway.stop().success());
+    // A file where objects are written before they get their name.
+    let partial = dir.path().join("objects/.tidegate-partial");
+    std::fs::remove_dir_all(&partial).unwrap();
+    std::fs::write(&partial, "").unwrap();
+    let gateway = rig.start_with(dir.path(), &sections);
+    let (sent, refused) = rig.post_until_refused("post", first, 9_000);
+    assert!(refused && sent < 5_000, "{sent}");
+    let (by_http, by_mqtt) = (Arrivals::default(), Arrivals::default());
+    let (_cloud, _bridge) = (rig.cloud(&by_http), rig.bridge(&by_mqtt));
+    let all = sent as usize;
+    wait_for("all events", LONG, || by_http.distinct() == all && by_mqtt.distinct() == all);
+    by_http.check(&[("post", sent)]);
+    let mut now = sent;
+    wait_for("events to be taken again", LONG, || {
+        (now, _) = rig.post_until_refused("post", now, sent + 40);
+        now == sent + 40
+    });
+    assert!(gateway.stop().success());
+}
