@@ -5,7 +5,7 @@ use super::{
     look::no_consumer,
     routes::Answer,
 };
-use crate::store::At;
+use crate::store::{At, Put, Step};
 use serde_json::json;
 
 impl Call {
@@ -52,24 +52,32 @@ impl Desk {
     /// Forgets a consumer that is not in the configuration any more, with what its processes remember.
     pub(super) async fn forget(&self, call: &Call) -> Answer {
         let name = self.known(call)?;
-        if self.running.is_none() {
+        let Some(running) = &self.running else {
             return Err(Reply::problem(
                 409,
                 "no gateway runs, and only it knows which consumers are in its configuration",
             ));
-        }
-        let registered: Vec<String> =
-            self.store.consumers().into_iter().filter(|(_, here)| *here).map(|(name, _)| name).collect();
-        if registered.contains(&name) || !name.starts_with("pipelines.") && !name.starts_with("sinks.") {
+        };
+        if !running.is_stranger(&name) {
             return Err(Reply::problem(409, &format!("`{name:.80}` is in use")));
         }
         let queued: u64 = self.store.ledger().iter().filter(|row| row.consumer == name).map(|row| row.queued).sum();
         self.store.forget(&name).await?;
+        let registered = self.store.registered();
         let own =
             |owner: &str, of: &str| owner == of || owner.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
         let mut owners: Vec<String> = self.store.owners(&name).await?.into_iter().map(|(owner, _)| owner).collect();
         owners.retain(|owner| own(owner, &name) && !registered.iter().any(|other| own(owner, other)));
         self.store.forget_state(owners).await?;
+        // What an MQTT session left besides its consumer.
+        if let Some((source, client)) = name.split_once('/') {
+            let mut state = Vec::new();
+            for what in ["session", "queue", "pkid"] {
+                let rows = self.store.state(source, format!("{what}/{client}\0").as_bytes(), usize::MAX).await?;
+                state.extend(rows.into_iter().map(|(key, _)| Put { owner: source.to_owned(), key, value: None }));
+            }
+            self.store.commit(Step { state, ..Step::default() }).await?;
+        }
         log::warn!("`{name}`: forgotten by an operator, with {queued} events that it had to go");
         Ok(Reply::json(&json!({ "consumer": name, "forgotten": true, "queued": queued })))
     }

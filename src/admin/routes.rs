@@ -200,7 +200,7 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/api/v1/consumers/{name}/forget",
-        about: "forgets a pipeline or sink that is not in the configuration any more, what waits for it, and what it remembers",
+        about: "forgets a pipeline, a sink or an MQTT session that is not in the configuration any more, what waits for it, and what it remembers",
         query: &[],
         to: To::Operator,
         work: |desk, call| Box::pin(desk.forget(call)),

@@ -30,7 +30,7 @@ pub(super) enum Change {
         #[command(flatten)]
         which: Which,
     },
-    /// Forget a pipeline or sink that is not in the configuration any more: what waits for it, and what it remembers.
+    /// Forget a pipeline, sink or MQTT session that is not in the configuration any more: what waits for it, and what it remembers.
     ///
     /// Example: tidegate forget sinks.old
     Forget {

@@ -24,6 +24,11 @@ pub trait Source: Send {
         Need { fixed: 1 << 20, ..Need::default() }
     }
 
+    /// Whether clients have consumers of it, each named `SOURCE/CLIENT`, which it registers while it runs.
+    fn has_sessions(&self) -> bool {
+        false
+    }
+
     /// Whether it ends by itself. When all sources have ended and everything is delivered, the gateway ends too.
     fn bounded(&self) -> bool {
         false

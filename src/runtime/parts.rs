@@ -45,6 +45,8 @@ struct Part {
     tasks: Vec<AbortHandle>,
     /// A source that ends by itself.
     bounded: bool,
+    /// A source whose clients have consumers.
+    sessions: bool,
     chains: Vec<(Arc<Chain>, mpsc::Sender<oneshot::Sender<()>>)>,
     seats: Vec<Seat>,
 }
@@ -223,6 +225,12 @@ impl Parts {
                         self.store.leave(&seat.name).await.ok();
                     }
                 }
+                if part.is_some_and(|part| part.sessions) {
+                    let registered = self.store.registered();
+                    for session in registered.iter().filter(|known| source_of(known) == name.strip_prefix(sort)) {
+                        self.store.leave(session).await.ok();
+                    }
+                }
                 self.links.forget(name);
             }
         }
@@ -270,7 +278,7 @@ impl Parts {
         }
         for (make, plan, fields) in fresh.sources {
             let mut part = Part::new(make);
-            part.bounded = plan.source.bounded();
+            (part.bounded, part.sessions) = (plan.source.bounded(), plan.source.has_sessions());
             let intake = Intake::new(&plan.name, fields, self.store.clone(), self.before.clone());
             let name = format!("sources.{}", plan.name);
             let run = source::run(name.clone(), plan.source, intake, self.links.clone(), self.fatal.clone());
@@ -334,6 +342,12 @@ impl Parts {
         self.parts.keys().filter_map(|name| name.strip_prefix(SORTS[0])).map(str::to_owned).collect()
     }
 
+    /// The sources whose clients have consumers.
+    pub fn with_sessions(&self) -> Vec<String> {
+        let parts = self.parts.iter().filter(|(_, part)| part.sessions);
+        parts.filter_map(|(name, _)| name.strip_prefix(SORTS[0])).map(str::to_owned).collect()
+    }
+
     fn chains(&self) -> Vec<Arc<Chain>> {
         let chains: Vec<_> =
             self.parts.values().flat_map(|part| &part.chains).map(|(chain, _)| chain.clone()).collect();
@@ -354,16 +368,35 @@ impl Parts {
     async fn warn_of_strangers(&mut self) -> anyhow::Result<()> {
         let mut queued: BTreeMap<String, u64> = BTreeMap::new();
         let (known, mut gone) = (self.store.registered(), BTreeSet::new());
-        for row in self.store.ledger().into_iter().filter(|r| is_ours(&r.consumer) && !known.contains(&r.consumer)) {
-            *queued.entry(row.consumer).or_default() += row.queued;
+        let with_sessions = self.with_sessions();
+        for row in self.store.ledger().into_iter().filter(|r| !known.contains(&r.consumer)) {
+            if is_stranger(&row.consumer, &with_sessions) {
+                *queued.entry(row.consumer).or_default() += row.queued;
+            }
         }
+        // By source: how many sessions, the most that one of them has to go, and one of their names.
+        let mut sessions: BTreeMap<String, (usize, u64, String)> = BTreeMap::new();
         for (consumer, queued) in queued {
+            if let Some(source) = source_of(&consumer) {
+                let (count, most, name) = sessions.entry(source.to_owned()).or_default();
+                (*count, *most, *name) = (*count + 1, queued.max(*most), consumer);
+                continue;
+            }
             if !self.told.contains(&consumer) {
                 log::warn!(
                     "`{consumer}` is not in the configuration any more; the store keeps its {queued} events for it"
                 );
             }
             gone.insert(consumer);
+        }
+        for (source, (count, queued, name)) in sessions {
+            if !self.told.contains(&source) {
+                log::warn!(
+                    "`{source}`: MQTT sessions are not in the configuration any more, {count} of them; the store keeps \
+                     {queued} events for them; `tidegate forget {name}`"
+                );
+            }
+            gone.insert(source);
         }
         let chains = self.chains();
         let owners: BTreeSet<String> =
@@ -387,7 +420,7 @@ impl Parts {
 impl Part {
     fn new(make: Make) -> Part {
         let (tasks, chains, seats) = Default::default();
-        Part { make, stop: watch::Sender::new(false), tasks, bounded: false, chains, seats }
+        Part { make, stop: watch::Sender::new(false), tasks, bounded: false, sessions: false, chains, seats }
     }
 }
 
@@ -419,6 +452,16 @@ fn well(ended: Result<(), JoinError>) -> anyhow::Result<()> {
 /// Whether a consumer is one of the configuration.
 pub(super) fn is_ours(consumer: &str) -> bool {
     consumer.starts_with("pipelines.") || consumer.starts_with("sinks.")
+}
+
+/// The source whose client has a consumer.
+pub(super) fn source_of(consumer: &str) -> Option<&str> {
+    consumer.split_once('/').filter(|_| !is_ours(consumer)).map(|(source, _)| source)
+}
+
+/// Whether a consumer that is not registered is not in the configuration either; sessions register when their source does.
+pub(super) fn is_stranger(consumer: &str, with_sessions: &[String]) -> bool {
+    source_of(consumer).map_or_else(|| is_ours(consumer), |source| !with_sessions.iter().any(|name| name == source))
 }
 
 /// Chains in an order in which none comes before one whose events it reads.

@@ -465,7 +465,8 @@ impl<'a> Live<'a> {
     /// What operators see.
     fn show(&self, version: Option<u32>) {
         let parts = &self.parts;
-        self.view.show(Shown { sources: parts.sources(), meters: parts.meters(), beats: parts.beats() });
+        let (sources, with_sessions) = (parts.sources(), parts.with_sessions());
+        self.view.show(Shown { sources, with_sessions, meters: parts.meters(), beats: parts.beats() });
         let trial = self.trial.as_ref().map(|trial| (trial.until, trial.must));
         let (file, sum) = (self.origin.file.to_owned(), sum_of(&self.text));
         let store = self.versions.is_some().then(|| PathBuf::from(&self.settings.store.path));

@@ -5,6 +5,7 @@ use super::{
     meter::{Counts, Meter},
     notify::Beat,
     order::{Asked, Changed, Denied, Order, Origins},
+    parts::is_stranger,
 };
 use crate::{
     budget::Size,
@@ -46,6 +47,8 @@ pub(super) struct View {
 pub(super) struct Shown {
     /// The topics that sources write.
     pub sources: Vec<String>,
+    /// Those whose clients have consumers.
+    pub with_sessions: Vec<String>,
     /// What each process did, by pipeline.
     pub meters: Vec<(String, Vec<Arc<Meter>>)>,
     pub beats: Vec<(String, Beat)>,
@@ -124,6 +127,12 @@ impl Running {
     /// Counts of all sinks.
     pub fn outlets(&self) -> Vec<(String, Arc<tally::Outlet>)> {
         self.0.links.outlets()
+    }
+
+    /// Whether a consumer is not in the configuration any more.
+    pub fn is_stranger(&self, consumer: &str) -> bool {
+        !self.store().registered().iter().any(|known| known == consumer)
+            && is_stranger(consumer, &self.0.parts().with_sessions)
     }
 
     /// Names of all sources and sinks.

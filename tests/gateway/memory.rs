@@ -11,6 +11,8 @@ use crate::{
 };
 use std::{
     fs,
+    io::{Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     sync::{
         Arc, LazyLock,
@@ -206,6 +208,48 @@ fn it_lives_in_a_small_cgroup() {
     let acknowledged = overload(&rig, &mut gateway);
     println!("cgroup of {limit} bytes: {} KiB at most", status_kib(gateway.pid(), "VmHWM:"));
     drains(&rig, &mut gateway, &acknowledged);
+    assert!(gateway.stop().success());
+}
+
+/// Subscribers who ask for all that is retained, twice over, and take nothing of it.
+const ASKING: usize = 64;
+
+#[test]
+fn who_asks_for_all_that_is_retained_takes_no_memory() {
+    let (dir, rig) = (folder(), Rig::new());
+    let (gateway, _) = start(&rig, dir.path(), &configuration(&rig, "32MiB", "8MiB"), None);
+    let open = |bytes: &[u8], answer: &mut [u8]| {
+        let mut stream = TcpStream::connect(("127.0.0.1", rig.mqtt)).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream.read_exact(answer).unwrap();
+        stream
+    };
+    let mut device = open(&mqtt::connect("device", true), &mut [0; 4]);
+    for n in 0..100u16 {
+        let retained = (0..100).flat_map(|m| {
+            let mut packet = mqtt::publish(&format!("t/{n}/{m}"), n + 1, false, b"{}");
+            packet[0] |= 1;
+            packet
+        });
+        device.write_all(&retained.collect::<Vec<u8>>()).unwrap();
+        device.read_exact(&mut [0; 400]).unwrap();
+    }
+    let before = status_kib(gateway.pid(), "VmRSS:");
+    let asking: Vec<TcpStream> = (0..ASKING)
+        .map(|n| {
+            let filters = mqtt::packet(0x82, b"\0\x01\0\x01#\x01\0\x03+/#\x01");
+            let mut answer = [0; 10];
+            let stream = open(&[mqtt::connect(&n.to_string(), true), filters].concat(), &mut answer);
+            assert_eq!(answer[4..], [0x90, 4, 0, 1, 1, 1], "CONNACK, and SUBACK with all that was asked for");
+            stream
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(500));
+    let most = status_kib(gateway.pid(), "VmHWM:") - before;
+    println!("{ASKING} subscribers, {before} KiB before, {most} KiB more");
+    assert!(most < 24 << 10, "it grew by {most} KiB");
+    drop((device, asking));
     assert!(gateway.stop().success());
 }
 

@@ -466,3 +466,66 @@ fn operators_find_the_gateway_where_its_settings_say_now() {
     assert_eq!(states(dir.path()), ["running", "confirmed", "confirmed"]);
     assert!(gateway.stop().success());
 }
+
+#[test]
+fn sessions_of_a_source_that_is_gone_are_told_and_can_be_forgotten() {
+    let (dir, broker, web, admin) = (folder(), port(), port(), port());
+    let of = |devices: &str| {
+        format!(
+            r#"{{ "admin": {{ "listen": "127.0.0.1:{admin}" }}, "sources": {{ "devices": {devices} }},
+  "sinks": {{ "out": {{ "type": "file", "path": "out.ndjson", "from": ["devices"] }} }} }}"#
+        )
+    };
+    let before = of(&format!(r#"{{ "type": "mqtt_listen", "listen": "127.0.0.1:{broker}" }}"#));
+    let after = of(&format!(r#"{{ "type": "http", "listen": "127.0.0.1:{web}" }}"#));
+    let subscribe = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", broker)).unwrap();
+        let filter = mqtt::packet(0x82, b"\0\x01\0\x01#\x01");
+        stream.write_all(&[mqtt::connect("away", false), filter].concat()).unwrap();
+        let mut answer = [0; 9];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!((answer[0], answer[4]), (0x20, 0x90));
+        answer[2] == 1
+    };
+    let forget = || {
+        let token = fs::read_to_string(dir.path().join("tidegate.db-token")).unwrap();
+        let (header, url) = (
+            format!("authorization: Bearer {}", token.trim()),
+            format!("http://127.0.0.1:{admin}/api/v1/consumers/devices%2Faway/forget"),
+        );
+        let out = Command::new("curl").args(["-s", "-X", "POST", "-H", &header, &url]).output().unwrap();
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()
+    };
+    let gateway = Gateway::start(dir.path(), &before, &[]);
+    wait_for_port(broker);
+    assert!(!subscribe() && subscribe(), "the session lasts");
+    assert!(forget()["detail"].as_str().unwrap().contains("`devices/away` is in use"));
+    let mut device = TcpStream::connect(("127.0.0.1", broker)).unwrap();
+    device.write_all(&[mqtt::connect("device", true), mqtt::publish("t", 1, false, b"{}")].concat()).unwrap();
+    device.read_exact(&mut [0; 8]).unwrap();
+
+    // It goes, and another comes whose events the session never reads.
+    reload(dir.path(), &gateway, &after);
+    wait_for("the warning", LONG, || {
+        gateway.log().contains("`devices`: MQTT sessions are not in the configuration any more, 1 of them")
+    });
+    wait_for_port(web);
+    for n in 0..3 {
+        http::post(&format!("http://127.0.0.1:{web}/v1/events"), &format!(r#"{{"n":{n}}}"#)).unwrap();
+    }
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start(dir.path(), &after, &[]);
+    wait_for("the warning after a start", LONG, || {
+        gateway.log().contains("events for them; `tidegate forget devices/away`")
+    });
+    wait_for_port(admin);
+    let queued = forget()["queued"].as_u64().unwrap();
+    assert!((3..=4).contains(&queued), "{queued}");
+    assert!(forget()["detail"].as_str().unwrap().contains("there is no consumer `devices/away`"));
+
+    // Nothing is left of it.
+    reload(dir.path(), &gateway, &before);
+    wait_for_port(broker);
+    assert!(!subscribe(), "the session is forgotten");
+    assert!(gateway.stop().success());
+}

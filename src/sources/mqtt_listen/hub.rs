@@ -1,13 +1,19 @@
 //! What connections share, in memory: who owns which session, who shares a subscription, what is retained, how much of
 //! the common budgets is used. Locks are held for a few lines that cannot fail, never across an await.
 
-use super::{config::Config, filter, link, payload::Kept, session::Session};
+use super::{
+    config::Config,
+    filter, link,
+    payload::Kept,
+    session::{FILTERS, Session, Sub},
+};
 use crate::{
     budget::{Pool, Pools, Share},
     sources::trouble::Trouble,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -15,10 +21,10 @@ use std::{
 };
 use tokio::sync::{RwLock, oneshot};
 
-/// Bytes of messages that may wait for all clients together.
+/// Bytes of messages that may wait for all clients together, with the filters that are more than a session has room for.
 pub const QUEUED: usize = 16 << 20;
-/// Bytes that a connection takes besides what it brings: what is read ahead and put out, its task.
-const SEAT: usize = link::READ + link::IDLE + (4 << 10) + link::OUT_LEAST;
+/// Bytes that a connection takes besides what it brings: what is read ahead and put out, its task, a few filters.
+const SEAT: usize = link::READ + link::IDLE + (4 << 10) + link::OUT_LEAST + FILTERS;
 /// And one over TLS.
 const TLS: usize = 40 << 10;
 /// Memory for what is kept is drawn in steps of so many bytes.
@@ -229,11 +235,15 @@ impl Hub {
         self.weigh();
     }
 
-    /// The retained messages that a filter selects, in the order of their topics.
-    pub fn retained(&self, wanted: &str) -> Vec<(Arc<str>, Kept)> {
-        let shelf = lock(&self.shelf);
-        let found = shelf.messages.iter().filter(|(topic, _)| filter::matches(wanted, topic));
-        found.map(|(topic, r)| (topic.clone(), r.kept.clone())).collect()
+    /// The first retained message after a topic that a subscription selects. What was retained since it began comes by the
+    /// log, as new; lane 0 is none of the log's.
+    pub fn retained(&self, sub: &Sub, after: Option<&str>) -> Option<(Arc<str>, Kept)> {
+        let (shelf, wanted) = (lock(&self.shelf), sub.bare());
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let (topic, found) = shelf.messages.range::<str, _>(behind).find(|(topic, retained)| {
+            (retained.place.0 == 0 || sub.is_after(retained.place)) && filter::matches(wanted, topic)
+        })?;
+        Some((topic.clone(), found.kept.clone()))
     }
 
     /// Bytes of packets go to the store.

@@ -8,8 +8,7 @@ use super::{
     inbound::{Gather, Last},
     memory::Holding,
     pace::Pace,
-    payload::Kept,
-    session::{Selected, Session},
+    session::{Session, Sub},
     wire::{self, Broken, Frame, Version, kind, protocol, reason},
 };
 use crate::{
@@ -109,8 +108,8 @@ pub struct Link {
     pub reader: Option<Reader>,
     /// The session lags too far behind: read on, and drop what does not fit.
     pub hurry: bool,
-    /// Retained messages that a subscription asked for.
-    pub shelf: VecDeque<(Arc<str>, Kept, Selected)>,
+    /// Subscriptions that still get retained messages, and the topic of the last they got.
+    pub shelf: VecDeque<(Sub, Option<Arc<str>>)>,
     pub aliases_in: HashMap<u16, Box<str>>,
     pub aliases_out: HashMap<String, u16>,
     pub last: Last,

@@ -108,6 +108,10 @@ impl Source for Listener {
         self.serve(listener, intake).await
     }
 
+    fn has_sessions(&self) -> bool {
+        true
+    }
+
     fn need(&self) -> Need {
         let Config { max_packet, max_connections, retained_bytes, .. } = &self.config;
         let largest = memory::WHOLE * max_packet.bytes() + (64 << 10);

@@ -106,10 +106,9 @@ impl Link {
         let now = clock::steady_ms();
         while self.waiting() < self.shared.out_full()
             && self.session.queue.len() < AHEAD + self.terms.receive_maximum
-            && let Some((topic, kept, to)) = self.shelf.pop_front()
+            && self.session.has_room(&self.shared.hub)
+            && let Some((message, to)) = self.retained()
         {
-            let message = Message::read(topic.to_string(), &kept.meta, &kept.body, kept.at);
-            let to = Selected { qos: to.qos.min(message.qos), ..to };
             if to.qos > 0 {
                 let dropped = self.session.enqueue(&self.shared.hub, None, message, to);
                 self.slow(dropped);
@@ -141,6 +140,21 @@ impl Link {
             at += 1;
         }
         Ok(())
+    }
+
+    /// The next retained message that a subscription asked for. It is looked up when it goes out: what waits takes no memory.
+    fn retained(&mut self) -> Option<(Message, Selected)> {
+        while let Some((sub, last)) = self.shelf.front_mut() {
+            if let Some((topic, kept)) = self.shared.hub.retained(sub, last.as_deref()) {
+                let message = Message::read(topic.to_string(), &kept.meta, &kept.body, kept.at);
+                let qos = message.qos.min(sub.options & 3);
+                let to = Selected { qos, retain: true, ids: sub.id.into_iter().collect() };
+                *last = Some(topic);
+                return Some((message, to));
+            }
+            self.shelf.pop_front();
+        }
+        None
     }
 
     /// Whether the message is still wanted, and not more than the client takes (MQTT-3.1.2-25).

@@ -110,7 +110,7 @@ pub async fn restore(
         return Ok(None);
     };
     let mut session = Session::new(client.clone(), row.expiry);
-    session.subs = row.subs;
+    row.subs.into_iter().for_each(|sub| session.begin(hub, sub));
     for (key, _) in store.state(owner, &key("pkid/", client, &[]), 65_536).await? {
         session.received.extend(key.last_chunk().map(|id| u16::from_be_bytes(*id)));
     }

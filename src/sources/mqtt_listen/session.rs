@@ -30,6 +30,16 @@ impl Sub {
     pub fn is_shared(&self) -> bool {
         self.filter.starts_with("$share/")
     }
+
+    /// Whether it began after an event.
+    pub fn is_after(&self, place: (u16, u64)) -> bool {
+        self.since.iter().any(|(lane, seq)| *lane == place.0 && place.1 < *seq)
+    }
+
+    /// Bytes it takes in memory, at most: once more where it waits for retained messages, or is shared.
+    fn size(&self) -> usize {
+        2 * (size_of::<Sub>() + self.filter.len() + size_of_val(&*self.since))
+    }
 }
 
 /// How a message goes to a client.
@@ -96,6 +106,9 @@ pub struct Session {
     gone: Vec<u64>,
 }
 
+/// Bytes of filters that every session has room for, so that most can subscribe whatever others keep; what is more is drawn.
+pub const FILTERS: usize = 1 << 10;
+
 /// An item is saved when this many looks found it unacknowledged: most are acknowledged by then and never written.
 const LOOKS: u8 = 4;
 
@@ -113,8 +126,7 @@ impl Session {
         let mut found: Option<Selected> = None;
         let mut sender = None;
         for sub in &self.subs {
-            let late = sub.since.iter().any(|(lane, seq)| *lane == place.0 && place.1 < *seq);
-            if late || !filter::matches(sub.bare(), topic) {
+            if sub.is_after(place) || !filter::matches(sub.bare(), topic) {
                 continue;
             }
             let sender = sender.get_or_insert_with(&from);
@@ -130,6 +142,35 @@ impl Session {
             to.ids.extend(sub.id);
         }
         found
+    }
+
+    fn filters(&self) -> usize {
+        self.subs.iter().map(Sub::size).sum()
+    }
+
+    /// Bytes of filters that are drawn.
+    fn drawn(&self) -> usize {
+        self.filters().saturating_sub(FILTERS)
+    }
+
+    /// Whether there is room for one more subscription.
+    pub fn fits(&self, hub: &Hub, sub: &Sub) -> bool {
+        self.filters() + sub.size() <= FILTERS || !hub.queue_full()
+    }
+
+    /// Adds a subscription.
+    pub fn begin(&mut self, hub: &Hub, sub: Sub) {
+        let before = self.drawn();
+        self.subs.push(sub);
+        hub.queued_more(self.drawn() - before);
+    }
+
+    /// Takes one out.
+    pub fn end(&mut self, hub: &Hub, at: usize) -> Sub {
+        let before = self.drawn();
+        let sub = self.subs.remove(at);
+        hub.queued_less(before - self.drawn());
+        sub
     }
 
     /// Whether an event was read before; if not, it counts as read now.
@@ -180,6 +221,13 @@ impl Session {
             dropped += 1;
         }
         dropped
+    }
+
+    /// Whether a message finds room without another's being dropped: what can wait elsewhere waits there.
+    pub fn has_room(&self, hub: &Hub) -> bool {
+        let room = self.queue.len() < hub.session_events && self.bytes < hub.session_bytes / 2 && !hub.queue_full();
+        // Where nothing is on its way, nothing makes room.
+        room || self.queue.is_empty()
     }
 
     /// Takes an item out: it is acknowledged, or dropped.
@@ -256,7 +304,8 @@ impl Session {
 
     /// Frees what it holds of shared budgets. To be called when it ends.
     pub fn release(&mut self, hub: &Hub) {
-        hub.queued_less(std::mem::take(&mut self.bytes));
+        hub.queued_less(std::mem::take(&mut self.bytes) + self.drawn());
+        self.subs.clear();
         self.queue.clear();
     }
 }

@@ -4,13 +4,10 @@ use super::{
     Shared, encode, filter,
     link::{End, Link},
     rows,
-    session::{Selected, Session, Sub},
+    session::{Session, Sub},
     wire::{Broken, kind, reason},
 };
 use crate::store::{Refusal, Start, Step};
-
-/// Retained messages that may wait for one client: subscribing again and again asks for them again.
-const SHELF: usize = 2;
 
 /// The name of the consumer that holds what a lasting session has not read.
 fn consumer_name(shared: &Shared, client: &str) -> String {
@@ -85,7 +82,7 @@ impl Link {
         self.pump()
     }
 
-    /// Enters a subscription and lays out the retained messages it asks for (`handling`: 3.8.3.1).
+    /// Enters a subscription, also among those who get retained messages (`handling`: 3.8.3.1).
     fn enter(&mut self, mut sub: Sub, handling: u8) -> u8 {
         let hub = &self.shared.hub;
         if filter::is_too_much(&sub.filter) || matches!(filter::shared(&sub.filter), Some(None)) {
@@ -95,25 +92,16 @@ impl Link {
             return reason::NOT_AUTHORIZED;
         }
         let known = self.session.subs.iter().position(|s| s.filter == sub.filter);
-        if known.is_none() && self.session.subs.len() >= self.shared.config.max_subscriptions {
+        let full = self.session.subs.len() >= self.shared.config.max_subscriptions || !self.session.fits(hub, &sub);
+        if known.is_none() && full {
             return reason::QUOTA;
         }
-        let most = SHELF * self.shared.config.retained;
-        let wants = !sub.is_shared() && (handling == 0 || handling == 1 && known.is_none());
-        // Looked for only where there is room: looking is what costs.
-        if wants && self.shelf.len() >= most.max(1) {
-            return reason::QUOTA;
-        }
-        let found = if wants { hub.retained(sub.bare()) } else { Vec::new() };
-        if self.shelf.len() + found.len() > most {
-            return reason::QUOTA;
+        if !sub.is_shared() && (handling == 0 || handling == 1 && known.is_none()) {
+            // Who asks again, with the same filter, begins again.
+            self.shelf.retain(|(asked, _)| asked.filter != sub.filter);
+            self.shelf.push_back((sub.clone(), None));
         }
         let qos = sub.options & 3;
-        let ids: Vec<u32> = sub.id.into_iter().collect();
-        self.shelf.extend(found.into_iter().map(|(topic, kept)| {
-            let to = Selected { qos, retain: true, ids: ids.clone() };
-            (topic, kept, to)
-        }));
         if sub.is_shared() {
             hub.share(&sub.filter, &self.session.client, true);
         }
@@ -122,7 +110,7 @@ impl Link {
                 sub.since = std::mem::take(&mut old.since);
                 *old = sub;
             }
-            None => self.session.subs.push(sub),
+            None => self.session.begin(hub, sub),
         }
         qos
     }
@@ -134,7 +122,8 @@ impl Link {
         let mut codes = Vec::with_capacity(filters.len());
         for filter in filters {
             let at = self.session.subs.iter().position(|s| s.filter == filter);
-            if let Some(sub) = at.map(|at| self.session.subs.remove(at))
+            self.shelf.retain(|(sub, _)| sub.filter != filter);
+            if let Some(sub) = at.map(|at| self.session.end(&shared.hub, at))
                 && sub.is_shared()
             {
                 shared.hub.share(&sub.filter, &self.session.client, false);

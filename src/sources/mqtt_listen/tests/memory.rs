@@ -63,6 +63,38 @@ async fn a_connection_needs_memory_too() {
 }
 
 #[tokio::test]
+async fn filters_are_refused_where_there_is_no_room() {
+    let pools = Pools { kept: Pool::new(64 << 10), ..Pools::default() };
+    let rig = Rig::pooled(&pools).await;
+    let filter = |n: usize| format!("{n}/{}", "x".repeat(1000));
+    for (version, refused) in [(5, 0x97), (4, 0x80)] {
+        let (_, mut client) = rig.connect(&connect(version, "c", version == 4, 60)).await;
+        let mut taken = 0;
+        while *client.subscribe(version, &filter(taken), 0).await.last().unwrap() == 0 {
+            taken += 1;
+        }
+        let ack = client.subscribe(version, &filter(taken), 0).await;
+        assert_eq!((ack.last(), (20..40).contains(&taken)), (Some(&refused), true), "{taken}");
+        let props: &[u8] = if version == 5 { &[0] } else { &[] };
+        client.send(&framed(0xa2, &[&[0, 2][..], props, &text(&filter(0))].concat())).await;
+        assert_eq!(client.packet().await[0], 0xb0);
+        assert_eq!(client.subscribe(version, &filter(0), 0).await.last(), Some(&0), "there is room again");
+    }
+    // All came back with the session, the one that lasted too.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(pools.kept.used(), 0);
+    let (_, mut lasting) = rig.connect(&connect(5, "lasting", false, 60)).await;
+    assert_eq!((lasting.subscribe(5, "a/#", 0).await.last(), pools.kept.used()), (Some(&0), 0), "a few are free");
+    lasting.subscribe(5, &filter(0), 0).await;
+    let rig = rig.restart().await;
+    rig.client("other", 4).await;
+    assert!(pools.kept.used() > 0, "a session that is taken up again has its filters");
+    drop(rig.connect(&connect(5, "lasting", true, 0)).await);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(pools.kept.used(), 0);
+}
+
+#[tokio::test]
 async fn what_is_retained_has_its_own() {
     let pools = Pools { kept: Pool::new(64 << 10), ..Pools::default() };
     let rig = Rig::pooled(&pools).await;

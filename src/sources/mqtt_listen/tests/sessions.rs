@@ -6,7 +6,7 @@ use crate::{
     sources::mqtt_listen::{access::User, hash_password, props},
 };
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 async fn publisher(rig: &Rig) -> Client {
     rig.client("publisher", 4).await
@@ -394,6 +394,65 @@ async fn retained_messages_are_bounded() {
     four.subscribe(4, "#", 0).await;
     assert_eq!((four.message(4).await.0, four.message(4).await.0), ("b".into(), "c".into()));
     assert!(four.silent().await);
+}
+
+#[tokio::test]
+async fn what_is_retained_while_a_subscriber_waits_for_it_comes_once() {
+    let rig = Rig::new().await;
+    let mut device = publisher(&rig).await;
+    let topic = |n: usize| format!("t/{n:03}");
+    for n in 0..300 {
+        post(&mut device, &topic(n), "old", 1, 1).await;
+    }
+    let (_, mut c) = rig.connect(&connect(5, "c", true, 0)).await;
+    let packet = [&[0, 1, 2, props::SUBSCRIPTION_ID, 7][..], &text("#"), &[1]].concat();
+    c.send(&framed(0x82, &packet)).await;
+    assert_eq!(c.packet().await[0], 0x90);
+    let mut got = vec![c.packet().await];
+    // It takes one so far: one that it has, one that is still to come, one that ends, and one more.
+    for (n, payload) in [(0, "new"), (200, "new"), (201, ""), (300, "new")] {
+        post(&mut device, &topic(n), payload, 1, 1).await;
+    }
+    while got.len() < 302 {
+        let (.., id) = message(got.last().unwrap(), 5);
+        c.send(&[&[0x40, 2][..], &id.to_be_bytes()].concat()).await;
+        got.push(c.packet().await);
+    }
+    assert!(c.silent().await);
+    assert!(got.iter().all(|packet| packet[12..14] == [props::SUBSCRIPTION_ID, 7]), "{:?}", got[0]);
+    let got: Vec<_> = got.iter().map(|packet| message(packet, 5)).collect();
+    let got: Vec<_> = got.iter().map(|(topic, payload, first, _)| (&**topic, &**payload, first & 1)).collect();
+    let topics: Vec<String> = (0..300).filter(|n| !(200..=201).contains(n)).map(topic).collect();
+    let mut want: Vec<(&str, &[u8], u8)> = topics.iter().map(|topic| (&**topic, &b"old"[..], 1)).collect();
+    want.extend([("t/000", &b"new"[..], 0), ("t/200", b"new", 0), ("t/201", b"", 0), ("t/300", b"new", 0)]);
+    assert_eq!(got, want);
+    // After UNSUBSCRIBE only what was on its way.
+    c.subscribe(5, "#", 1).await;
+    c.send(&framed(0xa2, &[&[0, 2, 0][..], &text("#")].concat())).await;
+    let mut rest = 0;
+    while let Ok(packet) = timeout(Duration::from_millis(200), c.packet()).await {
+        if packet[0] != 0xb0 {
+            c.send(&[&[0x40, 2][..], &message(&packet, 5).3.to_be_bytes()].concat()).await;
+            rest += 1;
+        }
+    }
+    assert!((60..200).contains(&rest), "{rest}");
+}
+
+#[tokio::test]
+async fn a_subscriber_gets_more_that_is_retained_than_may_wait_for_it() {
+    let rig = Rig::with(|c| c.session_bytes.0 = 64 << 10, 1 << 30).await;
+    let mut c = rig.client("c", 4).await;
+    for n in 0..60 {
+        post(&mut c, &format!("t/{n:02}"), &"x".repeat(5000), 1, 1).await;
+    }
+    c.subscribe(4, "#", 1).await;
+    for n in 0..60 {
+        let (topic, .., id) = c.message(4).await;
+        assert_eq!(topic, format!("t/{n:02}"));
+        c.send(&[&[0x40, 2][..], &id.to_be_bytes()].concat()).await;
+    }
+    assert!(c.silent().await);
 }
 
 #[tokio::test]
