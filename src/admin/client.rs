@@ -64,7 +64,11 @@ impl Client {
             Some(stored) => stored.answer(method, &target, body),
             None => match send(&self.settings, method, &target, body)? {
                 Some(reply) => reply,
-                None => self.stored.insert(Stored::open(&self.settings)?).answer(method, &target, body),
+                None => match Stored::open(&self.settings) {
+                    Ok(stored) => self.stored.insert(stored).answer(method, &target, body),
+                    // It may have been about to listen.
+                    Err(error) => send(&self.settings, method, &target, body)?.ok_or(error)?,
+                },
             },
         };
         fine(reply.status, reply.body)

@@ -4,6 +4,7 @@ use crate::kit::{self, Gateway, LONG, folder, port, wait_for, wait_for_port};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader},
+    os::unix::net::UnixStream,
     path::Path,
     process::{Output, Stdio},
 };
@@ -177,6 +178,7 @@ fn events_are_seen_as_they_pass_a_topic_or_a_process() {
     let (dir, listen) = (folder(), port());
     let gateway = Gateway::start(dir.path(), &configuration(listen, port()), &[]);
     wait_for_port(listen);
+    wait_for("the admin socket", LONG, || UnixStream::connect(dir.path().join("tidegate.db-admin")).is_ok());
     let tap = |arguments: &[&str]| run(dir.path(), &[&["tap"], arguments].concat());
     let seen: Vec<Output> = std::thread::scope(|scope| {
         let taps = [
@@ -227,6 +229,7 @@ fn who_looks_on_and_is_slow_is_told_at_once_what_was_left_out() {
     let (dir, listen) = (folder(), port());
     let gateway = Gateway::start(dir.path(), &configuration(listen, port()), &[]);
     wait_for_port(listen);
+    wait_for("the admin socket", LONG, || UnixStream::connect(dir.path().join("tidegate.db-admin")).is_ok());
     // It is killed before its time is over: what it tells till then is what somebody sees who presses Ctrl-C.
     let mut tap = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(["tap", "warm.annotate", "--for", "1m", "-c", "tidegate.jsonc"])
