@@ -58,18 +58,12 @@ impl Desk {
                 "no gateway runs, and only it knows which consumers are in its configuration",
             ));
         }
-        let registered: Vec<String> =
-            self.store.consumers().into_iter().filter(|(_, here)| *here).map(|(name, _)| name).collect();
-        if registered.contains(&name) || !name.starts_with("pipelines.") && !name.starts_with("sinks.") {
+        let registered = self.store.registered().contains(&name);
+        if registered || !name.starts_with("pipelines.") && !name.starts_with("sinks.") {
             return Err(Reply::problem(409, &format!("`{name:.80}` is in use")));
         }
         let queued: u64 = self.store.ledger().iter().filter(|row| row.consumer == name).map(|row| row.queued).sum();
-        self.store.forget(&name).await?;
-        let own =
-            |owner: &str, of: &str| owner == of || owner.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
-        let mut owners: Vec<String> = self.store.owners(&name).await?.into_iter().map(|(owner, _)| owner).collect();
-        owners.retain(|owner| own(owner, &name) && !registered.iter().any(|other| own(owner, other)));
-        self.store.forget_state(owners).await?;
+        self.store.forget_whole(&name).await?;
         log::warn!("`{name}`: forgotten by an operator, with {queued} events that it had to go");
         Ok(Reply::json(&json!({ "consumer": name, "forgotten": true, "queued": queued })))
     }

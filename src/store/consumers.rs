@@ -9,6 +9,9 @@ use super::{
 use rusqlite::params;
 use std::sync::Arc;
 
+/// Keys under which a sink remembers what it sent ahead of its cursor: this, and the lane.
+pub const AHEAD: &[u8] = b"ahead/";
+
 impl Writer {
     /// The lane of a topic and priority; made, with cursors for the topic's consumers, if there is none.
     pub(super) fn lane(&mut self, topic: &Arc<str>, priority: u8) -> rusqlite::Result<u16> {
@@ -120,6 +123,11 @@ impl Writer {
 
     fn drop_cursor(&mut self, consumer: u32, lane: u16) -> rusqlite::Result<()> {
         self.db.execute("DELETE FROM cursor WHERE id = ?1", [(i64::from(consumer) << 16) | i64::from(lane)])?;
+        if let Some(consumer) = self.index.consumers.get(&consumer) {
+            // Another cursor there would pass over it.
+            let key = [AHEAD, &lane.to_be_bytes()].concat();
+            self.db.execute("DELETE FROM state WHERE owner = ?1 AND key = ?2", params![consumer.name, key])?;
+        }
         self.index.cursors.remove(&(consumer, lane));
         self.shared.view().index.cursors.remove(&(consumer, lane));
         self.open.lanes.insert(lane);
