@@ -203,12 +203,16 @@ impl Parts {
     }
 
     /// Forgets those of some consumers that are not in the configuration, with what they remember: only one that has gone back
-    /// had them.
-    pub async fn forget(&self, made: &[String]) {
+    /// had them. Gives those that the disk does not let go now.
+    pub async fn forget(&self, made: &[String]) -> Vec<String> {
+        let mut left = Vec::new();
         let runs = |name: &String| self.parts.values().flat_map(|part| &part.seats).any(|seat| seat.name == *name);
         for name in made.iter().filter(|name| !runs(name)) {
-            self.store.forget_whole(name).await.ok();
+            if self.store.forget_whole(name).await.is_err() {
+                left.push(name.clone());
+            }
         }
+        left
     }
 
     /// Stops parts in the order of flow, each at the end of its step or delivery, and has on disk how far they are.

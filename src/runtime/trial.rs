@@ -66,8 +66,8 @@ impl Live<'_> {
     /// It is known what stays: what only one on trial had is gone, and who reads a topic no more gives its place in it up.
     pub async fn settle(&mut self) {
         if let Some(versions) = self.versions.as_mut().filter(|versions| !versions.made().is_empty()) {
-            self.parts.forget(versions.made()).await;
-            versions.settled();
+            let left = self.parts.forget(versions.made()).await;
+            versions.settled(left);
         }
         self.parts.settle().await;
     }

@@ -129,12 +129,11 @@ impl Versions {
         &self.list.made
     }
 
-    /// Which of them stay is known.
-    pub(super) fn settled(&mut self) {
-        let list = List { made: Vec::new(), ..self.list.clone() };
-        self.list.made.clear();
+    /// Which of them stay is known, but for some.
+    pub(super) fn settled(&mut self, left: Vec<String>) {
+        self.list.made = left;
         // Where it cannot be written down, the next start looks at them once more.
-        self.save(list).ok();
+        self.save(self.list.clone()).ok();
     }
 
     /// Writes down that a configuration is about to run, for good or on trial, with the consumers that come with it; gives its
@@ -361,7 +360,7 @@ mod tests {
         let states = [State::Confirmed, State::RolledBack, State::RolledBack, State::OnTrial];
         let made = vec!["sinks.b".to_owned(), "sinks.c".to_owned()];
         assert_eq!(known(&versions), (states.to_vec(), Some(1), made));
-        versions.settled();
+        versions.settled(Vec::new());
         assert!(Versions::beside(&store).made().is_empty());
     }
 

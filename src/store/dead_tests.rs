@@ -127,7 +127,7 @@ async fn a_letter_comes_back_also_to_a_consumer_that_does_not_read_its_topic_any
     assert_eq!(store.retry(&one("a")).await.unwrap(), Retried { retried: 1, left: 0 });
     store.consumer("sinks.one", &other, Start::Newest).await.unwrap();
     let mut reader = store.reader(consumer, &other);
-    let came = reader.next(9, 1 << 20).await.unwrap().events;
+    let came = reader.poll(9, 1 << 20).await.unwrap().unwrap().events;
     assert_eq!((came[0].id.text().as_ref(), &*came[0].topic), ("a", "hook"));
     let next = tokio::spawn(async move { reader.next(9, 1 << 20).await.unwrap().events[0].id.text().into_owned() });
     tokio::task::yield_now().await;
