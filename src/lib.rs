@@ -51,7 +51,7 @@
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
 //! - [`import`] makes a configuration out of one of Agglo's, the system whose ideas these are.
 //! - [`runtime`] starts them, tries again what failed, and stops all in the order of flow. `parts` are what can be started and
-//!   stopped alone, `reload` makes them those of another configuration, `versions` keeps what ran.
+//!   stopped alone, `reload` makes them those of another configuration, `trial` takes one back, `versions` keeps what ran.
 //! - [`admin`] is how operators see and steer a running gateway: health, metrics, status, dead letters.
 //! - [`cli`] is the command line.
 //!

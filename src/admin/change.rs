@@ -62,13 +62,7 @@ impl Desk {
             return Err(Reply::problem(409, &format!("`{name:.80}` is in use")));
         }
         let queued: u64 = self.store.ledger().iter().filter(|row| row.consumer == name).map(|row| row.queued).sum();
-        self.store.forget(&name).await?;
-        let registered = self.store.registered();
-        let own =
-            |owner: &str, of: &str| owner == of || owner.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
-        let mut owners: Vec<String> = self.store.owners(&name).await?.into_iter().map(|(owner, _)| owner).collect();
-        owners.retain(|owner| own(owner, &name) && !registered.iter().any(|other| own(owner, other)));
-        self.store.forget_state(owners).await?;
+        self.store.forget_whole(&name).await?;
         // What an MQTT session left besides its consumer.
         if let Some((source, client)) = name.split_once('/') {
             let mut state = Vec::new();

@@ -5,11 +5,9 @@
 //! passes over a range when it gets there, in the step that forgets the range. So a crash repeats what was sent in the
 //! last 200 ms, as it does without, and loses nothing.
 
-use crate::store::{Lag, Move, Put, Reader, Refusal, Step, Store};
+use crate::store::{AHEAD as KEY, Lag, Move, Put, Reader, Refusal, Step, Store};
 use std::collections::BTreeMap;
 
-/// Keys under which a sink remembers ranges: this, and the lane.
-const KEY: &[u8] = b"ahead/";
 /// Ranges of one lane at most. Each begins after a gap twice as long as the one before, so they do for any backlog.
 const MOST: usize = 16;
 
@@ -48,11 +46,11 @@ struct Range {
 }
 
 impl Ahead {
-    /// Takes up what was remembered.
+    /// Takes up what was remembered of the lanes that the sink reads: it may have read others before.
     pub async fn load(
         store: &Store,
         owner: &str,
-        consumer: u32,
+        (consumer, backlog): (u32, &mut Reader),
         share: Option<f64>,
         urgent: u8,
         behind: u64,
@@ -67,10 +65,13 @@ impl Ahead {
             lanes: BTreeMap::new(),
             owed: 0.0,
         };
+        let lags = backlog.lags();
         for (key, value) in store.state(owner, KEY, usize::MAX).await? {
             let Some(Ok(lane)) = key.get(KEY.len()..).map(<[u8; 2]>::try_from) else { continue };
             let (lane, ranges) = (u16::from_be_bytes(lane), Range::read(&value));
-            if let Some(last) = ranges.last() {
+            if let Some(last) = ranges.last()
+                && lags.iter().any(|lag| lag.lane == lane)
+            {
                 ahead.reader.place(lane, last.to);
                 ahead.lanes.insert(lane, ranges);
             }
@@ -209,12 +210,17 @@ impl Range {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Options;
+    use crate::{
+        event::{Batch, Draft},
+        store::{Append, Options, Start},
+    };
+    use std::sync::Arc;
 
     #[tokio::test]
     async fn what_became_of_events_that_went_ahead_is_counted_when_the_cursor_passes_them() {
         let store = Store::open(Options::default()).unwrap();
-        let mut ahead = Ahead::load(&store, "sinks.x", 1, Some(0.3), 6, 50).await.unwrap();
+        let mut ahead =
+            Ahead::load(&store, "sinks.x", (1, &mut store.reader_nowhere()), Some(0.3), 6, 50).await.unwrap();
         ahead.lanes.insert(1, vec![Range { from: 5, to: 5, ..Range::default() }]);
         let moved = Move { lane: 1, to: 9, dead: 1, stopped: 1, expired: 2, ..Move::default() };
         let put = ahead.sent(&BTreeMap::from([(1, moved)]), 4).remove(0);
@@ -223,5 +229,27 @@ mod tests {
         let (next, passed) = ahead.pass(&Lag { lane: 1, priority: 4, next: 5, end: 9 });
         let passed = passed.unwrap();
         assert_eq!((next, passed.to, passed.dead, passed.stopped, passed.expired), (9, 9, 1, 1, 2));
+    }
+
+    #[tokio::test]
+    async fn what_a_sink_does_not_read_any_more_it_does_not_go_on_with() {
+        let store = Store::open(Options::default()).unwrap();
+        let (one, two): (Arc<str>, Arc<str>) = (Arc::from("one"), Arc::from("two"));
+        let both = [one.clone(), two.clone()];
+        let consumer = store.consumer("sinks.x", &both, Start::Oldest).await.unwrap();
+        let mut batch = Batch::default();
+        batch.push(&Draft { body: b"{}", ..Draft::default() }).unwrap();
+        let append = |topic: &Arc<str>| Append { topic: topic.clone(), priority: 4, batch: batch.clone() };
+        let value = Some(Range::write(&[Range { from: 1, to: 2, ..Range::default() }]));
+        let put =
+            |lane: u16| Put { owner: "sinks.x".into(), key: [KEY, &lane.to_be_bytes()].concat(), value: value.clone() };
+        let step = Step { appends: both.iter().map(append).collect(), state: vec![put(1), put(2)], ..Step::default() };
+        store.commit(step).await.unwrap();
+        for (topics, lanes) in [(&both[..], 2), (&both[..1], 1)] {
+            store.join("sinks.x", topics, Start::Oldest).await.unwrap();
+            let mut reader = store.reader(consumer, topics);
+            let ahead = Ahead::load(&store, "sinks.x", (consumer, &mut reader), None, 6, 50).await.unwrap();
+            assert_eq!((ahead.lanes.len(), ahead.reader.positions().count()), (lanes, lanes));
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// The kind that cuts a pipeline in two.
-const CHECKPOINT: &str = "checkpoint";
+pub(super) const CHECKPOINT: &str = "checkpoint";
 
 /// The processes of one pipeline, or of the part of one between two checkpoints.
 pub(super) struct Chain {

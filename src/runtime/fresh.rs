@@ -3,7 +3,7 @@
 use super::{
     Plan, Sum,
     around::Around,
-    chain::Chain,
+    chain::{CHECKPOINT, Chain},
     fields, names,
     offload::Offload,
     parts::{OFFLOAD, Parts},
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     budget::Size,
     config::{SinkPlan, SourcePlan, Start},
-    kind::{Fields, Sink, Source},
+    kind::{Fields, Sink, Source, side_topic},
     systems::Mark,
 };
 use std::sync::Arc;
@@ -25,6 +25,16 @@ pub(super) struct Seat {
     pub name: String,
     pub topics: Vec<Arc<str>>,
     pub start: Start,
+}
+
+/// The names of all consumers of a configuration.
+pub(super) fn consumers(plan: &Plan) -> Vec<String> {
+    let parts = plan.pipelines.iter().flat_map(|pipeline| {
+        let points = pipeline.processes.iter().filter(|process| process.kind == CHECKPOINT);
+        let behind = points.map(|point| format!("pipelines.{}", side_topic(&pipeline.name, &point.name)));
+        std::iter::once(format!("pipelines.{}", pipeline.name)).chain(behind)
+    });
+    parts.chain(plan.sinks.iter().map(|sink| format!("sinks.{}", sink.name))).collect()
 }
 
 /// What of a configuration does not run yet.

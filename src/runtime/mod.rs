@@ -38,6 +38,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod time;
+mod trial;
 mod versions;
 mod watched;
 mod window;
@@ -122,7 +123,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         store = open(&plan, &sum, stateless) => store?,
         end = signals.end(origin) => return Ok(end),
     };
-    let (links, (fatal, failures), (orders, ordered)) = (Links::default(), mpsc::channel(1), mpsc::channel(1));
+    let (links, (fatal, mut failures), (orders, ordered)) = (Links::default(), mpsc::channel(1), mpsc::channel(1));
     let settings = plan.settings.clone();
     let before = Before { systems: plan.systems.clone(), buses: plan.buses.clone() };
     let (mut outlets, (stop, stopping)) = (JoinSet::new(), watch::channel(false));
@@ -135,15 +136,22 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         outlets.spawn(exporter.run(stopping.clone()));
     }
     let mut parts = Parts::new(store.clone(), links.clone(), fatal, &settings.gateway.id, flow);
-    parts.swap(plan, &sum, None).await.map_err(|failure| failure.why)?;
-    if !stateless {
-        parts.settle().await;
-    }
+    let started = tokio::select! {
+        started = parts.swap(plan, &sum, None, &mut failures) => started,
+        end = signals.end(origin) => {
+            store.close().await;
+            return Ok(end);
+        }
+    };
+    started.map_err(|failure| failure.why)?;
     let (gateway, config, shown) = (settings.gateway.id.clone(), Mutex::default(), Mutex::default());
     let view = View { gateway, store: store.clone(), links, parts: shown, config, orders, since: Instant::now() };
     let view = Running::of(view);
     let versions = (!stateless).then(|| Versions::beside(settings.store.path.as_ref()));
     let mut live = Live::new(origin, parts, view.clone(), (failures, ordered), text, (settings, before), versions);
+    if !stateless {
+        live.settle().await;
+    }
     let mut faces = Faces::new(face);
     faces.start(&live.settings, &view);
     log::info!("running");
@@ -153,9 +161,24 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         // A defect: what killed it is looked for at the next start, so this is no orderly end.
         failure = panicked(&mut outlets) => return Err(failure),
     };
-    match ended {
+    let ended = match ended {
         Ok(Ended::Panicked(failure)) => return Err(failure),
-        Ok(Ended::By(End::Reload)) => notify::reloading(),
+        Ok(Ended::By(end)) => Ok(end),
+        Err(failure) => Err(failure),
+    };
+    close(live, (outlets, stop), faces.0, &mut signals, ended).await
+}
+
+/// Stops all in the order of flow, and closes the store.
+async fn close(
+    mut live: Live<'_>,
+    (mut outlets, stop): (JoinSet<()>, watch::Sender<bool>),
+    mut faces: JoinSet<()>,
+    signals: &mut Signals,
+    mut ended: anyhow::Result<End>,
+) -> anyhow::Result<End> {
+    match ended {
+        Ok(End::Reload) => notify::reloading(),
         _ => notify::stopping(),
     }
     log::info!("stopping");
@@ -164,32 +187,22 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         stop.send_replace(true);
         while outlets.join_next().await.is_some() {}
     };
-    tokio::select! {
-        _ = tokio::time::timeout(STOP, stop_all) => {}
-        () = signals.stop() => log::warn!("second signal: not waiting for deliveries in progress"),
+    signals.while_stopping(async { drop(tokio::time::timeout(STOP, stop_all).await) }, &mut ended).await;
+    faces.shutdown().await;
+    live.store.close().await;
+    // Who said so meanwhile.
+    signals.while_stopping(std::future::ready(()), &mut ended).await;
+    if !live.parts.stateless() {
+        live.view.report_processes();
+        log::info!("stopped: {}", live.view.summary());
     }
-    faces.0.shutdown().await;
-    store.close().await;
-    if !stateless {
-        view.report_processes();
-        log::info!("stopped: {}", view.summary());
-    }
-    ended?.end()
+    ended
 }
 
 /// Why it does not go on.
 enum Ended {
     By(End),
     Panicked(anyhow::Error),
-}
-
-impl Ended {
-    fn end(self) -> anyhow::Result<End> {
-        match self {
-            Ended::By(end) => Ok(end),
-            Ended::Panicked(failure) => Err(failure),
-        }
-    }
 }
 
 /// Does what comes up until the end.
@@ -404,7 +417,26 @@ impl Signals {
         }
     }
 
-    /// While the store cannot be opened: until it is time to stop, or the file says something right.
+    /// While it stops: who says so again does not want it to start again; after that, nor to wait.
+    async fn while_stopping(&mut self, work: impl Future<Output = ()>, ended: &mut anyhow::Result<End>) {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop() => match ended {
+                    Ok(End::Reload) => {
+                        log::info!("told to stop: not starting again");
+                        notify::stopping();
+                        *ended = Ok(End::Done);
+                    }
+                    _ => return log::warn!("second signal: not waiting for deliveries in progress"),
+                },
+                () = &mut work => return,
+            }
+        }
+    }
+
+    /// While the store cannot be opened, or takes no consumer: until it is time to stop, or the file says something right.
     async fn end(&mut self, origin: &Origin<'_>) -> End {
         loop {
             match self.next().await {

@@ -47,6 +47,8 @@ struct Part {
     bounded: bool,
     /// A source whose clients have consumers.
     sessions: bool,
+    /// It cannot go on.
+    failed: bool,
     chains: Vec<(Arc<Chain>, mpsc::Sender<oneshot::Sender<()>>)>,
     seats: Vec<Seat>,
 }
@@ -57,8 +59,6 @@ pub(super) struct Swapped {
     pub started: Vec<String>,
     pub stopped: Vec<String>,
     pub kept: usize,
-    /// Consumers that were not known before.
-    pub made: Vec<String>,
 }
 
 /// Why it did not work.
@@ -66,7 +66,6 @@ pub(super) struct Failure {
     pub why: anyhow::Error,
     /// Whether some of the old parts are stopped already.
     pub torn: bool,
-    pub made: Vec<String>,
 }
 
 pub(super) struct Parts {
@@ -85,6 +84,8 @@ pub(super) struct Parts {
     told: BTreeSet<String>,
     /// Some could not be stopped: nothing can be started in their place.
     stuck: bool,
+    /// That one cannot go on, which came during a change and is still to be looked at.
+    pub failure: Option<String>,
 }
 
 impl Parts {
@@ -98,24 +99,30 @@ impl Parts {
     ) -> Parts {
         let (parts, sources, consumers, joined, told) = Default::default();
         let gateway = gateway.to_owned();
-        Parts { store, links, fatal, gateway, before, parts, sources, consumers, joined, told, stuck: false }
+        let (stuck, failure) = (false, None);
+        Parts { store, links, fatal, gateway, before, parts, sources, consumers, joined, told, stuck, failure }
     }
 
     /// Makes what runs what a configuration says. What is in both runs on. All consumers are registered before anything is
     /// touched; then what is gone stops in the order of flow, and what is new starts against it. `patience` is how long a disk
     /// is waited for that does not take a consumer; without it, for ever.
-    pub async fn swap(&mut self, plan: Plan, sum: &Sum, patience: Option<Duration>) -> Result<Swapped, Failure> {
-        let mut made = Vec::new();
-        let whole = |why| Failure { why, torn: false, made: Vec::new() };
+    pub async fn swap(
+        &mut self,
+        plan: Plan,
+        sum: &Sum,
+        patience: Option<Duration>,
+        failures: &mut mpsc::Receiver<String>,
+    ) -> Result<Swapped, Failure> {
+        let whole = |why| Failure { why, torn: false };
         if self.stuck {
             return Err(whole(anyhow::anyhow!("something that was stopped still works")));
         }
         let (fresh, kept) = Fresh::of(plan, sum, self).map_err(whole)?;
         let (seats, started) = (fresh.seats(), fresh.names());
-        let numbers = match self.register(&seats, patience, &mut made).await {
+        let numbers = match self.register(&seats, patience).await {
             Ok(numbers) => numbers,
             Err(why) => {
-                self.unseat(&seats, &made).await;
+                self.unseat(&seats).await;
                 return Err(whole(why));
             }
         };
@@ -124,25 +131,32 @@ impl Parts {
             if !stopped.is_empty() {
                 self.stop(&stopped, &seats).await?;
             }
+            // That one could not go on which is stopped by now is nothing to us any more.
+            while let Ok(failure) = failures.try_recv() {
+                if !stopped.iter().any(|name| is_of(&failure, name)) {
+                    self.failure = Some(failure);
+                }
+            }
             self.start(fresh, &numbers).await
         };
         match changed.await {
-            Ok(()) => Ok(Swapped { started, stopped, kept: kept.len(), made }),
-            Err(why) => Err(Failure { why, torn: true, made }),
+            Ok(()) => Ok(Swapped { started, stopped, kept: kept.len() }),
+            Err(why) => Err(Failure { why, torn: true }),
         }
     }
 
-    /// Gives the numbers of consumers, and adds the names of those that are new to the store to `made`. One that reads fewer
-    /// topics than before keeps its place in all of them until [`Parts::settle`].
-    async fn register(
-        &mut self,
-        seats: &[Seat],
-        patience: Option<Duration>,
-        made: &mut Vec<String>,
-    ) -> anyhow::Result<BTreeMap<String, u32>> {
+    /// A part cannot go on: it is not kept at the next change.
+    pub fn fail(&mut self, failure: &str) {
+        for (_, part) in self.parts.iter_mut().filter(|(name, _)| is_of(failure, name)) {
+            part.failed = true;
+        }
+    }
+
+    /// Gives the numbers of consumers. One that reads fewer topics than before keeps its place in all of them until
+    /// [`Parts::settle`].
+    async fn register(&mut self, seats: &[Seat], patience: Option<Duration>) -> anyhow::Result<BTreeMap<String, u32>> {
         let (mut numbers, until) = (BTreeMap::new(), patience.map(|patience| Instant::now() + patience));
         for seat in seats {
-            made.extend((!self.store.knows(&seat.name)).then(|| seat.name.clone()));
             let mut told = false;
             let number = loop {
                 let (topics, start) = (&seat.topics, start_of(seat.start));
@@ -165,12 +179,11 @@ impl Parts {
     }
 
     /// Takes back that consumers were registered.
-    async fn unseat(&self, seats: &[Seat], made: &[String]) {
+    async fn unseat(&self, seats: &[Seat]) {
         for seat in seats {
             let known = self.parts.values().flat_map(|part| &part.seats).find(|known| known.name == seat.name);
             match known {
                 Some(known) => drop(self.store.join(&known.name, &known.topics, start_of(known.start)).await),
-                None if made.contains(&seat.name) => drop(self.store.forget(&seat.name).await),
                 None => drop(self.store.leave(&seat.name).await),
             }
         }
@@ -191,12 +204,17 @@ impl Parts {
         }
     }
 
-    /// Forgets consumers that only a configuration had which has gone back.
-    pub async fn forget(&self, made: &[String]) {
+    /// Forgets those of some consumers that are not in the configuration, with what they remember: only one that has gone back
+    /// had them. Gives those that the disk does not let go now.
+    pub async fn forget(&self, made: &[String]) -> Vec<String> {
+        let mut left = Vec::new();
         let runs = |name: &String| self.parts.values().flat_map(|part| &part.seats).any(|seat| seat.name == *name);
         for name in made.iter().filter(|name| !runs(name)) {
-            self.store.forget(name).await.ok();
+            if self.store.forget_whole(name).await.is_err() {
+                left.push(name.clone());
+            }
         }
+        left
     }
 
     /// Stops parts in the order of flow, each at the end of its step or delivery, and has on disk how far they are.
@@ -328,9 +346,9 @@ impl Parts {
         while self.consumers.join_next().await.is_some() {}
     }
 
-    /// Whether a part runs that was made just so.
+    /// Whether a part runs that was made just so, and can go on.
     pub fn runs(&self, name: &str, make: &Make) -> bool {
-        self.parts.get(name).is_some_and(|part| part.make == *make)
+        self.parts.get(name).is_some_and(|part| part.make == *make && !part.failed)
     }
 
     pub fn stateless(&self) -> bool {
@@ -420,7 +438,8 @@ impl Parts {
 impl Part {
     fn new(make: Make) -> Part {
         let (tasks, chains, seats) = Default::default();
-        Part { make, stop: watch::Sender::new(false), tasks, bounded: false, sessions: false, chains, seats }
+        let (bounded, sessions, failed) = (false, false, false);
+        Part { make, stop: watch::Sender::new(false), tasks, bounded, sessions, failed, chains, seats }
     }
 }
 
@@ -447,6 +466,11 @@ fn well(ended: Result<(), JoinError>) -> anyhow::Result<()> {
         Err(error) if error.is_panic() => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Whether a failure is of the part of this name.
+fn is_of(failure: &str, name: &str) -> bool {
+    failure.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))
 }
 
 /// Whether a consumer is one of the configuration.

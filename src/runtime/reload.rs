@@ -1,42 +1,25 @@
 //! Another configuration for a gateway that runs: what is in both runs on, and one that does not stay goes back by itself.
 
 use super::{
-    Plan, Sum, options,
+    Plan, Sum,
+    fresh::consumers,
+    options,
     order::{Asked, Changed, Denied, Order, Origin, Origins, Way},
     parts::{Parts, Swapped},
     status::{Running, Shown},
-    versions::{State, Versions, sum_of, write_file},
+    trial::Trial,
+    versions::{State, Version, Versions, sum_of, write_file},
 };
 use crate::{
     config::{self, Before, Problem, Settings},
     store::{Options, Store},
     trace::Trace,
 };
-use std::{
-    collections::BTreeSet,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 use tokio::{sync::mpsc, time::sleep_until};
 
 /// How long a disk is waited for that does not take a new consumer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The writer of a store that works answers sooner.
-const PROGRESS: Duration = Duration::from_secs(5);
-
-/// A configuration that may go back.
-struct Trial {
-    number: u32,
-    /// What comes back.
-    text: String,
-    until: Instant,
-    must: bool,
-    /// What was down before.
-    down: BTreeSet<String>,
-    /// Consumers that only it has.
-    made: Vec<String>,
-}
-
 /// What is to be done next.
 pub(super) enum Next {
     Asked(Asked),
@@ -55,15 +38,13 @@ pub(super) struct Live<'a> {
     pub view: Running,
     pub store: Store,
     pub failures: mpsc::Receiver<String>,
-    /// One that came in a change and is still to be looked at.
-    failure: Option<String>,
     pub orders: mpsc::Receiver<Asked>,
     /// As it runs.
     pub text: String,
     pub settings: Settings,
     pub before: Before,
     pub versions: Option<Versions>,
-    trial: Option<Trial>,
+    pub trial: Option<Trial>,
     /// It is to start again as a whole.
     pub restarts: bool,
 }
@@ -80,22 +61,9 @@ impl<'a> Live<'a> {
     ) -> Live<'a> {
         let store = view.store().clone();
         let (trial, restarts) = (None, false);
-        let mut live = Live {
-            origin,
-            parts,
-            view,
-            store,
-            failures,
-            failure: None,
-            orders,
-            text,
-            settings,
-            before,
-            versions,
-            trial,
-            restarts,
-        };
-        let number = live.begin("start", State::Confirmed);
+        let mut live =
+            Live { origin, parts, view, store, failures, orders, text, settings, before, versions, trial, restarts };
+        let number = live.begin("start", State::Confirmed, &[]);
         if let (Err(error), true) = (&number, live.versions.is_some()) {
             log::warn!("this version of the configuration is not kept: {error}");
         }
@@ -105,7 +73,7 @@ impl<'a> Live<'a> {
 
     /// Waits for what is to be done.
     pub async fn next(&mut self) -> anyhow::Result<Next> {
-        if let Some(failure) = self.failure.take() {
+        if let Some(failure) = self.parts.failure.take() {
             return Ok(Next::Failed(failure));
         }
         let until = self.trial.as_ref().map(|trial| trial.until);
@@ -151,7 +119,7 @@ impl<'a> Live<'a> {
         let done = match asked.order {
             Order::Confirm => match self.confirm() {
                 Ok(changed) => {
-                    self.parts.settle().await;
+                    self.settle().await;
                     Ok(changed)
                 }
                 Err(denied) => Err(denied),
@@ -199,9 +167,15 @@ impl<'a> Live<'a> {
         Ok(done)
     }
 
-    /// The number of the version that runs.
-    fn running(&self) -> Option<u32> {
-        self.versions.as_ref().and_then(Versions::running).map(|version| version.number)
+    /// The version that runs.
+    fn version(&self) -> Option<&Version> {
+        let versions = self.versions.as_ref()?;
+        self.trial.as_ref().map_or_else(|| versions.confirmed(), |trial| versions.get(trial.number))
+    }
+
+    /// Its number.
+    pub fn running(&self) -> Option<u32> {
+        self.version().map(|version| version.number)
     }
 
     /// Goes over to another text, or stays what it is. The error ends the gateway: there is no way on and none back.
@@ -218,17 +192,20 @@ impl<'a> Live<'a> {
             Way::Apply(within) => within,
             Way::Back { .. } => None,
         };
-        let same = self.versions.as_ref().and_then(Versions::running).is_some_and(|v| v.sha256 == sum_of(&text));
-        let tried = within.filter(|_| !restarts && !same);
+        let back = self.trial.as_ref().map_or(&self.text, |trial| &trial.text).clone();
+        let tried = within.filter(|_| !restarts && text != self.text && text != back);
+        let same = self.version().filter(|v| v.sha256 == sum_of(&text)).map(|version| version.number);
+        let made: Vec<String> = consumers(&plan).into_iter().filter(|name| !self.store.knows(name)).collect();
         if restarts && matches!(way, Way::Apply(Some(_))) {
             let why = "another `store.path` or `gateway.id` starts the whole gateway again and cannot be tried";
             return Ok(Err(Denied::Conflict(why.into())));
         }
         let (old, base) = (std::mem::replace(&mut self.text, text), self.trial.take());
-        let number = match self.written(way, tried, same) {
+        let number = match self.written(way, tried.map(|_| (&*back, &*made)), same) {
             Ok(number) => number,
             Err(why) => {
-                (self.text, self.trial) = (old, base);
+                self.text = old;
+                self.resume(base).await;
                 return Ok(Err(Denied::Failed(why)));
             }
         };
@@ -237,16 +214,13 @@ impl<'a> Live<'a> {
             return Ok(Ok(Changed { version: number, restarts, warnings, ..Changed::default() }));
         }
         let down = self.down();
-        let (done, made) = self.swap(plan).await;
-        let swapped = match done {
+        let swapped = match self.swap(plan).await {
             Ok(swapped) => swapped,
             Err((why, torn)) => {
                 let failed = std::mem::replace(&mut self.text, old);
-                self.undo(number, &failed, &why, torn, &made).await?;
-                if let (Some(base), Some(versions)) = (&base, &mut self.versions) {
-                    versions.end(base.number, State::OnTrial, "", false).ok();
-                }
-                self.trial = base;
+                self.undo(number, &failed, &why, torn).await?;
+                self.parts.forget(&made).await;
+                self.resume(base).await;
                 return Ok(Err(Denied::Failed(why)));
             }
         };
@@ -256,51 +230,28 @@ impl<'a> Live<'a> {
             swapped.stopped,
             swapped.kept
         );
-        self.taken(tried, number, way != Way::Hangup, (old, down, made), base).await;
+        self.taken(tried, number, way != Way::Hangup, (back, down), base).await;
         self.show(number);
         let Swapped { started, stopped, kept, .. } = swapped;
         let tried = self.trial.is_some();
         Ok(Ok(Changed { version: number, started, stopped, kept, restarts, tried, warnings }))
     }
 
-    /// It runs: on trial, with what comes back, what was down before and the consumers that only it has; or for good.
-    async fn taken(
+    /// Writes down what is about to run, and, if it is ordered, over the file. `tried`: what it goes back to, and the consumers
+    /// that come with it; where nothing can come back, nothing is tried. `same`: the version that runs is this one.
+    fn written(
         &mut self,
-        tried: Option<Duration>,
-        number: Option<u32>,
-        must: bool,
-        (old, down, made): (String, BTreeSet<String>, Vec<String>),
-        base: Option<Trial>,
-    ) {
-        match (tried, number) {
-            (Some(within), Some(number)) => {
-                // What was on trial before never ran for good: what comes back is what ran before that.
-                let (text, mut all) = base.map_or((old, Vec::new()), |base| (base.text, base.made));
-                all.extend(made);
-                log::info!("on trial for {} s", within.as_secs());
-                let until = Instant::now() + within;
-                self.trial = Some(Trial { number, text, until, must, down, made: all });
-            }
-            _ => match base {
-                Some(base) if number == Some(base.number) => self.trial = Some(base),
-                base => {
-                    self.parts.settle().await;
-                    self.parts.forget(&base.map_or_else(Vec::new, |base| base.made)).await;
-                }
-            },
+        way: Way,
+        tried: Option<(&str, &[String])>,
+        same: Option<u32>,
+    ) -> Result<Option<u32>, String> {
+        if way == Way::Hangup && tried.is_none() && same.is_some() {
+            return Ok(same);
         }
-    }
-
-    /// Writes down what is about to run, and, if it is ordered, over the file. Where nothing can come back, nothing is tried.
-    fn written(&mut self, way: Way, tried: Option<Duration>, same: bool) -> Result<Option<u32>, String> {
-        let on_trial = self.versions.as_ref().and_then(Versions::on_trial).map(|version| version.number);
-        if same && way == Way::Hangup {
-            return Ok(self.running());
-        }
-        if let (Some(number), Some(versions)) = (on_trial, &mut self.versions) {
-            versions.end(number, State::RolledBack, "another took its place", false).map_err(|e| e.to_string())?;
-        }
-        let number = self.begin(way.by(), if tried.is_some() { State::OnTrial } else { State::Confirmed });
+        let number = match tried {
+            None => self.begin(way.by(), State::Confirmed, &[]),
+            Some((back, made)) => self.keep(back).and_then(|()| self.begin(way.by(), State::OnTrial, made)),
+        };
         let number = match number {
             Err(error) if tried.is_some() => {
                 return Err(format!("it cannot be tried, since the one before cannot be written down: {error}"));
@@ -320,64 +271,38 @@ impl<'a> Live<'a> {
         Ok(number)
     }
 
-    fn begin(&mut self, by: &str, state: State) -> std::io::Result<u32> {
+    fn begin(&mut self, by: &str, state: State, made: &[String]) -> std::io::Result<u32> {
         match &mut self.versions {
-            Some(versions) => versions.begin(&self.text, by, state),
+            Some(versions) => versions.begin(&self.text, by, state, made),
             None => Err(std::io::Error::other("nothing is stored")),
         }
     }
 
-    /// The parts become those of a plan, and the store takes its options over. Gives the consumers that are new to the store,
-    /// too.
-    async fn swap(&mut self, plan: Plan) -> (Result<Swapped, (String, bool)>, Vec<String>) {
+    /// The parts become those of a plan, and the store takes its options over.
+    async fn swap(&mut self, plan: Plan) -> Result<Swapped, (String, bool)> {
         let mut plan = plan;
-        let sum = match Sum::of(&plan) {
-            Ok(sum) => sum,
-            Err(why) => return (Err((why, false)), Vec::new()),
-        };
+        let sum = Sum::of(&plan).map_err(|why| (why, false))?;
         sum.fill_in(&mut plan);
         let settings = plan.settings.clone();
         let before = Before { systems: plan.systems.clone(), buses: plan.buses.clone() };
         let store = store_options(&settings, &sum, false);
-        if let Err(refusal) = self.store.change(store).await {
-            return (Err((refusal.to_string(), false)), Vec::new());
-        }
-        match self.parts.swap(plan, &sum, Some(PATIENCE)).await {
-            Ok(swapped) => {
-                (self.settings, self.before) = (settings, before);
-                // That one could not go on which is stopped by now is nothing to us any more.
-                while let Ok(failure) = self.failures.try_recv() {
-                    let of =
-                        |name: &String| failure.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':'));
-                    if !swapped.stopped.iter().any(of) {
-                        self.failure = Some(failure);
-                    }
-                }
-                let made = swapped.made.clone();
-                (Ok(swapped), made)
-            }
-            Err(failure) => (Err((format!("{:#}", failure.why), failure.torn)), failure.made),
-        }
+        self.store.change(store).await.map_err(|refusal| (refusal.to_string(), false))?;
+        let swapped = self.parts.swap(plan, &sum, Some(PATIENCE), &mut self.failures).await;
+        let swapped = swapped.map_err(|failure| (format!("{:#}", failure.why), failure.torn))?;
+        (self.settings, self.before) = (settings, before);
+        Ok(swapped)
     }
 
     /// A change did not work: the text before, which is `self.text` again, comes back.
-    async fn undo(
-        &mut self,
-        number: Option<u32>,
-        failed: &str,
-        why: &str,
-        torn: bool,
-        made: &[String],
-    ) -> anyhow::Result<()> {
+    pub async fn undo(&mut self, number: Option<u32>, failed: &str, why: &str, torn: bool) -> anyhow::Result<()> {
         log::error!("the configuration could not be taken over; going back: {why}");
         let left = self.restore(failed);
         let back = (self.origin.build)(&self.text, Some(&self.before));
         let (plan, _) = back.map_err(|problems| anyhow::anyhow!("there is no way back: {}", problems[0]))?;
-        if let (Err((why, _)), _) = self.swap(plan).await {
+        if let Err((why, _)) = self.swap(plan).await {
             anyhow::ensure!(!torn, "there is no way back: {why}");
             log::error!("the store keeps some of the new settings: {why}");
         }
-        self.parts.forget(made).await;
         self.close(number, why, left);
         self.show(self.running());
         Ok(())
@@ -401,69 +326,8 @@ impl<'a> Live<'a> {
         }
     }
 
-    fn confirm(&mut self) -> Result<Changed, Denied> {
-        // What runs for good already is confirmed.
-        let Some(trial) = self.trial.take() else {
-            return Ok(Changed { version: self.running(), ..Changed::default() });
-        };
-        if let Some(versions) = &mut self.versions
-            && let Err(error) = versions.end(trial.number, State::Confirmed, "", false)
-        {
-            let why = format!("it cannot be written down: {error}");
-            self.trial = Some(trial);
-            return Err(Denied::Failed(why));
-        }
-        log::info!("version {} of the configuration stays", trial.number);
-        self.show(Some(trial.number));
-        Ok(Changed { version: Some(trial.number), ..Changed::default() })
-    }
-
-    /// The time of the trial is over.
-    pub async fn over(&mut self) -> anyhow::Result<()> {
-        let Some(trial) = &self.trial else { return Ok(()) };
-        let down = self.view.down().into_iter().filter(|(name, ..)| !trial.down.contains(name));
-        let mut wrong: Vec<String> = down.map(|(name, reason, _)| format!("`{name}` is down: {reason}")).collect();
-        wrong.extend(self.view.stuck().into_iter().map(|name| format!("`{name}` makes no progress")));
-        wrong.extend(self.store.answers(PROGRESS).await.err());
-        let why = match wrong.is_empty() {
-            true if trial.must => "it was not confirmed in time".to_owned(),
-            true => {
-                if let Err(Denied::Failed(why)) = self.confirm() {
-                    log::warn!("the configuration on trial stays, but {why}");
-                    self.trial = None;
-                }
-                self.parts.settle().await;
-                return Ok(());
-            }
-            false => wrong.join("; "),
-        };
-        self.back(&why).await?.ok();
-        Ok(())
-    }
-
-    /// A part cannot go on: on trial, the one before comes back; else it is the end.
-    pub async fn failed(&mut self, failure: String) -> anyhow::Result<()> {
-        anyhow::ensure!(self.trial.is_some(), failure);
-        self.back(&failure).await?.ok();
-        Ok(())
-    }
-
-    /// What is on trial goes back.
-    async fn back(&mut self, why: &str) -> anyhow::Result<Result<Changed, Denied>> {
-        let Some(trial) = self.trial.take() else { return Ok(Err(Denied::Conflict("nothing is on trial".into()))) };
-        let failed = std::mem::replace(&mut self.text, trial.text);
-        self.undo(Some(trial.number), &failed, why, true, &trial.made).await?;
-        self.parts.settle().await;
-        log::warn!("version {} of the configuration went back: {why}", trial.number);
-        Ok(Ok(Changed { version: self.running(), ..Changed::default() }))
-    }
-
-    fn down(&self) -> BTreeSet<String> {
-        self.view.down().into_iter().map(|(name, ..)| name).collect()
-    }
-
     /// What operators see.
-    fn show(&self, version: Option<u32>) {
+    pub fn show(&self, version: Option<u32>) {
         let parts = &self.parts;
         let (sources, with_sessions) = (parts.sources(), parts.with_sessions());
         self.view.show(Shown { sources, with_sessions, meters: parts.meters(), beats: parts.beats() });

@@ -104,9 +104,12 @@ impl Outlet {
             urgent: common.urgent,
         };
         let counts = links.outlet(&name);
+        let mut reader = store.reader(consumer, &topics);
+        let ahead =
+            Ahead::load(store, &name, (consumer, &mut reader), common.drain.live, common.urgent, behind).await?;
         Ok(Outlet {
-            reader: store.reader(consumer, &topics),
-            ahead: Ahead::load(store, &name, consumer, common.drain.live, common.urgent, behind).await?,
+            reader,
+            ahead,
             gate,
             late,
             pace: Pace::new(common.batch.max as usize),

@@ -396,7 +396,7 @@ async fn every_pipeline_is_known_before_the_first_one_writes() {
     let plan = Plan { settings, sources, pipelines, sinks, systems, buses };
     let mut parts = Parts::new(store.clone(), Links::default(), mpsc::channel(1).0, "", None);
     let sum = Sum::of(&plan).unwrap();
-    assert!(parts.swap(plan, &sum, None).await.is_ok());
+    assert!(parts.swap(plan, &sum, None, &mut mpsc::channel(1).1).await.is_ok());
     let mut reader = store.reader(consumer, &[Arc::from("b")]);
     let lot = timeout(Duration::from_secs(5), reader.next(100, 1 << 20)).await.expect("50 events").unwrap();
     assert_eq!(lot.events.len(), 50);

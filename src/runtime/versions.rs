@@ -47,13 +47,16 @@ pub struct Version {
     pub sha256: String,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct List {
     /// The confirmed one.
     running: Option<u32>,
     /// One that went back while its text could not be taken out of the file: a start leaves it, too.
     #[serde(default)]
     rejected: Option<u32>,
+    /// Consumers that came with one on trial: without it nobody would ever pass what is kept for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    made: Vec<String>,
     versions: Vec<Version>,
 }
 
@@ -121,45 +124,69 @@ impl Versions {
         self.folder.join(format!("{number}.jsonc"))
     }
 
-    /// Writes down that a configuration is about to run, for good or on trial; gives its number. The text that runs already
-    /// keeps the number it has.
-    pub fn begin(&mut self, text: &str, by: &str, state: State) -> io::Result<u32> {
+    /// Consumers that came with one on trial, until it is known which of them stay.
+    pub(super) fn made(&self) -> &[String] {
+        &self.list.made
+    }
+
+    /// Which of them stay is known, but for some.
+    pub(super) fn settled(&mut self, left: Vec<String>) {
+        self.list.made = left;
+        // Where it cannot be written down, the next start looks at them once more.
+        self.save(self.list.clone()).ok();
+    }
+
+    /// Writes down that a configuration is about to run, for good or on trial, with the consumers that come with it; gives its
+    /// number. The text that runs for good already keeps the number it has. One that is on trial is so no more.
+    pub fn begin(&mut self, text: &str, by: &str, state: State, made: &[String]) -> io::Result<u32> {
         let sha256 = sum_of(text);
-        if let Some(same) = self.confirmed().filter(|version| version.sha256 == sha256 && self.on_trial().is_none()) {
-            return Ok(same.number);
+        let mut list = self.list.clone();
+        let tried = list.versions.iter_mut().find(|version| version.state == State::OnTrial);
+        let replaces = tried.is_some();
+        if let Some(tried) = tried {
+            (tried.state, tried.why) = (State::RolledBack, "another took its place".to_owned());
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let number = self.list.versions.last().map_or(1, |last| last.number + 1);
-        replace(&self.place(number), text, None)?;
-        let now = clock::stamp();
-        let (at, clock) = (clock::rfc3339(now.wall_ms), now.quality.name().to_owned());
-        let version = Version { number, at, clock, by: by.to_owned(), state, why: String::new(), sha256 };
-        self.list.versions.push(version);
-        if state == State::Confirmed {
-            self.list.running = Some(number);
+        let same = self.confirmed().filter(|version| version.sha256 == sha256).map(|version| version.number);
+        let number = match same {
+            Some(number) if !replaces => return Ok(number),
+            Some(number) => number,
+            None => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+                let number = list.versions.last().map_or(1, |last| last.number + 1);
+                replace(&self.place(number), text, None)?;
+                let now = clock::stamp();
+                let (at, clock) = (clock::rfc3339(now.wall_ms), now.quality.name().to_owned());
+                let (by, why) = (by.to_owned(), String::new());
+                list.versions.push(Version { number, at, clock, by, state, why, sha256 });
+                number
+            }
+        };
+        match state {
+            State::Confirmed => list.running = Some(number),
+            _ => list.made.extend_from_slice(made),
         }
-        self.list.rejected = None;
-        self.drop_oldest();
-        self.save()?;
+        list.rejected = None;
+        self.save(list)?;
         Ok(number)
     }
 
     /// What became of one that was begun. `left_in_file`: its text still stands in the file.
     pub fn end(&mut self, number: u32, state: State, why: &str, left_in_file: bool) -> io::Result<()> {
-        let Some(version) = self.list.versions.iter_mut().find(|version| version.number == number) else {
+        let mut list = self.list.clone();
+        let Some(version) = list.versions.iter_mut().find(|version| version.number == number) else {
             return Ok(());
         };
         (version.state, version.why) = (state, why.to_owned());
         match state {
-            State::Confirmed => self.list.running = Some(number),
-            State::RolledBack if self.list.running == Some(number) => {
-                let earlier = self.list.versions.iter().rev().filter(|v| v.number < number);
-                self.list.running = earlier.into_iter().find(|v| v.state == State::Confirmed).map(|v| v.number);
+            State::Confirmed => list.running = Some(number),
+            State::RolledBack if list.running == Some(number) => {
+                let earlier = list.versions.iter().rev().filter(|v| v.number < number);
+                list.running = earlier.into_iter().find(|v| v.state == State::Confirmed).map(|v| v.number);
             }
             _ => {}
         }
-        self.list.rejected = left_in_file.then_some(number);
-        self.save()
+        list.rejected = left_in_file.then_some(number);
+        self.save(list)
     }
 
     /// One that is not to run at a start, though it may stand in the file: it was on trial when the gateway ended, or went back
@@ -168,18 +195,28 @@ impl Versions {
         self.on_trial().or_else(|| self.get(self.list.rejected?))
     }
 
-    fn drop_oldest(&mut self) {
-        let running = self.list.running;
-        while self.list.versions.len() > MOST {
-            let spare = |version: &Version| Some(version.number) != running && version.state != State::OnTrial;
-            let Some(at) = self.list.versions.iter().position(spare) else { return };
-            let gone = self.list.versions.remove(at);
-            fs::remove_file(self.place(gone.number)).ok();
+    /// What is to be known from now on. If it cannot be written down, it is as it was.
+    fn save(&mut self, mut list: List) -> io::Result<()> {
+        let gone = list.drop_oldest();
+        replace(&self.folder.join("list.json"), &serde_json::to_string_pretty(&list)?, None)?;
+        self.list = list;
+        for number in gone {
+            fs::remove_file(self.place(number)).ok();
         }
+        Ok(())
     }
+}
 
-    fn save(&self) -> io::Result<()> {
-        replace(&self.folder.join("list.json"), &serde_json::to_string_pretty(&self.list)?, None)
+impl List {
+    /// Gives the numbers of those that are too many.
+    fn drop_oldest(&mut self) -> Vec<u32> {
+        let (running, mut gone) = (self.running, Vec::new());
+        while self.versions.len() > MOST {
+            let spare = |version: &Version| Some(version.number) != running && version.state != State::OnTrial;
+            let Some(at) = self.versions.iter().position(spare) else { break };
+            gone.push(self.versions.remove(at).number);
+        }
+        gone
     }
 }
 
@@ -260,24 +297,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("t.db");
         let mut versions = Versions::beside(&store);
-        assert_eq!(versions.begin("a", "start", State::Confirmed).unwrap(), 1);
-        assert_eq!(versions.begin("a", "sighup", State::Confirmed).unwrap(), 1, "the same text is the same version");
-        assert_eq!(versions.begin("b", "api", State::OnTrial).unwrap(), 2);
+        assert_eq!(versions.begin("a", "start", State::Confirmed, &[]).unwrap(), 1);
+        assert_eq!(
+            versions.begin("a", "sighup", State::Confirmed, &[]).unwrap(),
+            1,
+            "the same text is the same version"
+        );
+        assert_eq!(versions.begin("b", "api", State::OnTrial, &[]).unwrap(), 2);
         let mut versions = Versions::beside(&store);
         let left = |versions: &Versions| versions.left().map(|version| version.number);
         assert_eq!(versions.running().map(|v| v.number), Some(2));
         assert_eq!((left(&versions), versions.confirmed().map(|v| v.number)), (Some(2), Some(1)));
         versions.end(2, State::RolledBack, "it was not confirmed", false).unwrap();
         assert_eq!(left(&versions), None, "who writes it into the file again means it");
-        assert_eq!(versions.begin("c", "sighup", State::OnTrial).unwrap(), 3);
+        assert_eq!(versions.begin("c", "sighup", State::OnTrial, &[]).unwrap(), 3);
         versions.end(3, State::RolledBack, "`sinks.x` is down", true).unwrap();
         let mut versions = Versions::beside(&store);
         assert_eq!(left(&versions), Some(3));
-        assert_eq!(versions.begin("d", "api", State::OnTrial).unwrap(), 4);
+        assert_eq!(versions.begin("d", "api", State::OnTrial, &[]).unwrap(), 4);
         versions.end(4, State::Confirmed, "", false).unwrap();
         assert_eq!(versions.before().map(|v| v.number), Some(1));
         for n in 0..30 {
-            versions.begin(&format!("e{n}"), "sighup", State::Confirmed).unwrap();
+            versions.begin(&format!("e{n}"), "sighup", State::Confirmed, &[]).unwrap();
         }
         assert_eq!((versions.all().len(), versions.confirmed().map(|v| v.number)), (MOST, Some(34)));
         assert_eq!(versions.text(34).unwrap(), "e29");
@@ -286,6 +327,41 @@ mod tests {
         assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
         fs::write(folder.join("list.json"), "{").unwrap();
         assert_eq!(Versions::beside(&store).all().len(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_is_as_it_was_and_who_takes_a_trials_place_ends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, list) = (dir.path().join("t.db"), dir.path().join("t.db-config/list.json"));
+        let mut versions = Versions::beside(&store);
+        let known = |versions: &Versions| {
+            let all: Vec<State> = versions.all().iter().map(|version| version.state).collect();
+            (all, versions.confirmed().map(|version| version.number), versions.made().to_vec())
+        };
+        versions.begin("a", "start", State::Confirmed, &[]).unwrap();
+        versions.begin("b", "api", State::OnTrial, &["sinks.b".to_owned()]).unwrap();
+        let before = known(&versions);
+        // No file takes the place of a folder, not even for root.
+        fs::remove_file(&list).unwrap();
+        fs::create_dir(&list).unwrap();
+        versions.begin("c", "sighup", State::OnTrial, &["sinks.c".to_owned()]).unwrap_err();
+        assert_eq!(known(&versions), before);
+        versions.begin("c", "sighup", State::Confirmed, &[]).unwrap_err();
+        assert_eq!(known(&versions), before);
+        versions.end(2, State::Confirmed, "", false).unwrap_err();
+        assert_eq!(known(&versions), before);
+        fs::remove_dir(&list).unwrap();
+        // The one that ran for good comes back, or another takes the trial's place.
+        assert_eq!(versions.begin("a", "sighup", State::Confirmed, &[]).unwrap(), 1);
+        assert_eq!(known(&versions).0, [State::Confirmed, State::RolledBack]);
+        versions.begin("c", "api", State::OnTrial, &["sinks.c".to_owned()]).unwrap();
+        versions.begin("d", "sighup", State::OnTrial, &[]).unwrap();
+        let mut versions = Versions::beside(&store);
+        let states = [State::Confirmed, State::RolledBack, State::RolledBack, State::OnTrial];
+        let made = vec!["sinks.b".to_owned(), "sinks.c".to_owned()];
+        assert_eq!(known(&versions), (states.to_vec(), Some(1), made));
+        versions.settled(Vec::new());
+        assert!(Versions::beside(&store).made().is_empty());
     }
 
     #[test]

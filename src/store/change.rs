@@ -34,6 +34,17 @@ impl Store {
         .await
     }
 
+    /// Forgets a consumer that is not to come again, with all that it and its processes remember.
+    pub async fn forget_whole(&self, name: &str) -> Result<(), Refusal> {
+        self.forget(name).await?;
+        let own =
+            |owner: &str, of: &str| owner == of || owner.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
+        let registered = self.registered();
+        let mut owners: Vec<String> = self.owners(name).await?.into_iter().map(|(owner, _)| owner).collect();
+        owners.retain(|owner| own(owner, name) && !registered.iter().any(|other| own(owner, other)));
+        self.forget_state(owners).await
+    }
+
     /// Names of the consumers that registered in this run.
     pub fn registered(&self) -> Vec<String> {
         self.shared.registered()
@@ -71,7 +82,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{Batch, Draft},
-        store::{Append, Policy, Refusal, Step},
+        store::{AHEAD, Append, Policy, Put, Refusal, Step},
     };
     use std::time::Duration;
 
@@ -128,5 +139,27 @@ mod tests {
         assert_eq!((store.registered().len(), queued(), store.knows("sinks.x")), (0, 2, true));
         store.consumer("sinks.x", &[one], Start::Oldest).await.unwrap();
         assert_eq!(queued(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_consumer_remembers_of_a_lane_goes_with_its_cursor_there_and_all_when_it_is_forgotten() {
+        let store = Store::open(Options::default()).unwrap();
+        let (one, two): (Arc<str>, Arc<str>) = (Arc::from("one"), Arc::from("two"));
+        store.consumer("sinks.x", &[one.clone(), two.clone()], Start::Oldest).await.unwrap();
+        store.consumer("pipelines.x.y", std::slice::from_ref(&one), Start::Oldest).await.unwrap();
+        push(&store, "one", 10).await.unwrap();
+        push(&store, "two", 10).await.unwrap();
+        let put = |owner: &str, key: &[u8]| Put { owner: owner.into(), key: key.into(), value: Some(vec![1]) };
+        let ahead = |lane: u16| [AHEAD, &lane.to_be_bytes()].concat();
+        let mut state = vec![put("sinks.x", &ahead(1)), put("sinks.x", &ahead(2)), put("sinks.x", b"budget")];
+        state.extend(["pipelines.x", "pipelines.x.sum", "pipelines.x.y", "pipelines.xx"].map(|owner| put(owner, b"k")));
+        store.commit(Step { state, ..Step::default() }).await.unwrap();
+        let owners = async || store.owners("").await.unwrap();
+        store.consumer("sinks.x", &[one], Start::Oldest).await.unwrap();
+        assert!(owners().await.contains(&("sinks.x".into(), 2)), "{:?}", owners().await);
+        store.forget_whole("sinks.x").await.unwrap();
+        store.forget_whole("pipelines.x").await.unwrap();
+        let left: Vec<String> = owners().await.into_iter().map(|(owner, _)| owner).collect();
+        assert_eq!(left, ["pipelines.x.y", "pipelines.xx"]);
     }
 }

@@ -2,12 +2,15 @@
 
 use super::{
     Start,
-    dead::with_retries,
+    dead::{reads, with_retries},
     lane::{Consumer, Cursor, Lane},
     writer::Writer,
 };
 use rusqlite::params;
 use std::sync::Arc;
+
+/// Keys under which a sink remembers what it sent ahead of its cursor: this, and the lane.
+pub const AHEAD: &[u8] = b"ahead/";
 
 impl Writer {
     /// The lane of a topic and priority; made, with cursors for the topic's consumers, if there is none.
@@ -24,7 +27,7 @@ impl Writer {
             .execute(params![id, topic.as_ref(), priority, base as i64])?;
         let lane = Lane { topic: topic.clone(), priority, start: base, first: base, next: base, bytes: 0, dropped: 0 };
         self.index.lanes.insert(id, lane);
-        let readers = self.index.consumers.iter().filter(|(_, c)| c.topics.contains(topic));
+        let readers = self.index.consumers.iter().filter(|(_, c)| reads(&c.topics, topic));
         for consumer in readers.map(|(consumer, _)| *consumer) {
             self.index.cursors.insert((consumer, id), Cursor { start: base as i64, seq: base, ..Cursor::default() });
             self.open.cursors.insert((consumer, id));
@@ -55,7 +58,7 @@ impl Writer {
             .index
             .lanes
             .iter()
-            .filter(|(_, l)| topics.contains(&l.topic))
+            .filter(|(_, l)| reads(topics, &l.topic))
             .map(|(lane, l)| (*lane, if start == Start::Oldest { self.oldest(*lane, l) } else { l.next }))
             .collect();
         for (lane, seq) in lanes {
@@ -67,7 +70,7 @@ impl Writer {
         let dropped: Vec<_> = self.index.cursors.keys().filter(|(c, _)| *c == id && drops).copied().collect();
         for (_, lane) in dropped {
             let topic = self.index.lanes.get(&lane).map(|l| (l.topic.clone(), l.next));
-            if topic.as_ref().is_some_and(|(topic, _)| topics.contains(topic)) {
+            if topic.as_ref().is_some_and(|(topic, _)| reads(topics, topic)) {
                 continue;
             }
             let seq = self.index.cursors.get(&(id, lane)).map_or(u64::MAX, |c| c.seq);
@@ -120,6 +123,11 @@ impl Writer {
 
     fn drop_cursor(&mut self, consumer: u32, lane: u16) -> rusqlite::Result<()> {
         self.db.execute("DELETE FROM cursor WHERE id = ?1", [(i64::from(consumer) << 16) | i64::from(lane)])?;
+        if let Some(consumer) = self.index.consumers.get(&consumer) {
+            // Another cursor there would pass over it.
+            let key = [AHEAD, &lane.to_be_bytes()].concat();
+            self.db.execute("DELETE FROM state WHERE owner = ?1 AND key = ?2", params![consumer.name, key])?;
+        }
         self.index.cursors.remove(&(consumer, lane));
         self.shared.view().index.cursors.remove(&(consumer, lane));
         self.open.lanes.insert(lane);

@@ -95,10 +95,21 @@ pub(super) fn origin(topic: &Arc<str>) -> Arc<str> {
     topic.split_once(RETRIED).map_or_else(|| topic.clone(), |(_, origin)| origin.into())
 }
 
-/// A consumer's topics, with those through which its letters come again.
+/// A consumer's topics, and what stands for all through which its letters come again: one may be of a topic that it does not
+/// read any more.
 pub(super) fn with_retries(consumer: &str, topics: &[Arc<str>]) -> Vec<Arc<str>> {
-    let retries = topics.iter().map(|topic| retry_topic(consumer, topic));
+    let retries = (!topics.is_empty()).then(|| retry_topic(consumer, ""));
     topics.iter().cloned().chain(retries).collect()
+}
+
+/// What stands for a topic among those that [`with_retries`] gives.
+pub(super) fn read_as(topic: &str) -> &str {
+    topic.rfind(RETRIED).map_or(topic, |at| &topic[..=at])
+}
+
+/// Whether a topic is among those that [`with_retries`] gave.
+pub(super) fn reads(topics: &[Arc<str>], topic: &str) -> bool {
+    topics.iter().any(|known| **known == *read_as(topic))
 }
 
 impl Store {

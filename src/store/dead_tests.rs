@@ -171,6 +171,28 @@ async fn letters_go_back_also_while_the_store_drops_what_comes() {
 }
 
 #[tokio::test]
+async fn a_letter_comes_back_also_to_a_consumer_that_does_not_read_its_topic_any_more() {
+    let store = Store::open(Options::default()).unwrap();
+    let (hook, other): (Vec<Arc<str>>, Vec<Arc<str>>) = (vec!["hook".into()], vec!["other".into()]);
+    let consumer = store.consumer("sinks.one", &hook, Start::Newest).await.unwrap();
+    for id in ["a", "b"] {
+        store.commit(step(id, r#"{"n":1}"#)).await.unwrap();
+    }
+    fail(&store, "sinks.one", consumer, &mut store.reader(consumer, &hook)).await;
+    let one = |id| Which { event: Some(String::from(id)), ..Which::default() };
+    // One that was given back before the change, one that is given back to who runs already.
+    assert_eq!(store.retry(&one("a")).await.unwrap(), Retried { retried: 1, left: 0 });
+    store.consumer("sinks.one", &other, Start::Newest).await.unwrap();
+    let mut reader = store.reader(consumer, &other);
+    let came = reader.poll(9, 1 << 20).await.unwrap().unwrap().events;
+    assert_eq!((came[0].id.text().as_ref(), &*came[0].topic), ("a", "hook"));
+    let next = tokio::spawn(async move { reader.next(9, 1 << 20).await.unwrap().events[0].id.text().into_owned() });
+    tokio::task::yield_now().await;
+    assert_eq!(store.retry(&one("b")).await.unwrap(), Retried { retried: 1, left: 0 });
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), next).await.unwrap().unwrap(), "b", "it is woken");
+}
+
+#[tokio::test]
 async fn letters_are_bounded_in_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir.path().join("t.db"), 800_000);

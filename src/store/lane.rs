@@ -2,6 +2,7 @@
 
 use super::{
     Options,
+    dead::read_as,
     eras::Eras,
     figures::Figures,
     holes::{Hole, Range},
@@ -383,7 +384,7 @@ impl View {
         }
         for id in lanes {
             if let (Some(lane), Some(tail)) = (self.index.lanes.get(id), self.tails.get_mut(id)) {
-                let mut readers = self.waiters.get(&lane.topic).into_iter().flatten();
+                let mut readers = self.waiters.get(read_as(&lane.topic)).into_iter().flatten();
                 if readers.any(|w| w.tail && w.signal.strong_count() > 0) {
                     continue;
                 }
@@ -396,7 +397,7 @@ impl View {
     /// Tells who reads a lane's topic that there is something.
     pub fn wake(&self, lane: u16) {
         let Some(lane) = self.index.lanes.get(&lane) else { return };
-        for waiter in self.waiters.get(&lane.topic).into_iter().flatten().filter_map(|w| w.signal.upgrade()) {
+        for waiter in self.waiters.get(read_as(&lane.topic)).into_iter().flatten().filter_map(|w| w.signal.upgrade()) {
             waiter.notify_one();
         }
     }

@@ -55,6 +55,7 @@ mod trim;
 mod walk;
 mod writer;
 
+pub use consumers::AHEAD;
 pub use dead::{Letter, Retried, Which};
 pub use figures::{Figures, Written};
 pub use find::{Reading, Sighting, Whereabouts};

@@ -2,7 +2,7 @@
 
 use super::{
     Refusal, Request,
-    dead::{origin, with_retries},
+    dead::{origin, reads, with_retries},
     eras::Eras,
     lane::{Shared, View},
     rows::{self, Chunk, Read},
@@ -315,7 +315,7 @@ impl Reader {
         }
         let view = self.shared.view();
         for (id, lane) in &view.index.lanes {
-            if self.lanes.contains_key(id) || !self.topics.contains(&lane.topic) {
+            if self.lanes.contains_key(id) || !reads(&self.topics, &lane.topic) {
                 continue;
             }
             let cursor = self.consumer.and_then(|c| view.index.cursors.get(&(c, *id))).map(|c| c.seq);

@@ -156,7 +156,9 @@ fn the_admin_listener_is_for_the_gateways_user_and_the_api_for_who_has_the_token
     wait_for("the socket", LONG, || {
         mode("tidegate.db-admin") == Some(0o600) && mode("tidegate.db-token") == Some(0o600)
     });
-    let token = fs::read_to_string(dir.path().join("tidegate.db-token")).unwrap().trim().to_owned();
+    let token = || fs::read_to_string(dir.path().join("tidegate.db-token")).unwrap().trim().to_owned();
+    wait_for("the token", LONG, || !token().is_empty());
+    let token = token();
     let socket = || UnixStream::connect(dir.path().join("tidegate.db-admin")).unwrap();
     let check = |ask: &dyn Fn(&str, &str, &str) -> (u16, String)| {
         for (method, path, known, status) in [

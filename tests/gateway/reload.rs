@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::Path,
     process::Command,
     sync::{
@@ -47,6 +47,13 @@ fn status(dir: &Path) -> Value {
 fn states(dir: &Path) -> Vec<String> {
     let log = config(dir, &["log"]).unwrap();
     log["versions"].as_array().unwrap().iter().map(|v| v["state"].as_str().unwrap().to_owned()).collect()
+}
+
+/// For whom something is kept.
+fn consumers(dir: &Path) -> BTreeSet<String> {
+    let status = status(dir);
+    let rows = status["consumers"].as_array().unwrap();
+    rows.iter().map(|row| row["consumer"].as_str().unwrap().to_owned()).collect()
 }
 
 fn hangup(gateway: &Gateway) {
@@ -335,13 +342,7 @@ fn what_is_not_confirmed_or_not_healthy_goes_back_by_itself() {
     wait_for("it to go back", LONG, || file(dir.path()) == right && states(dir.path()) == ["rolled back", "running"]);
     post(web, 2);
     wait_for("one sink", LONG, || upstream.events().len() == 3);
-    let consumers: BTreeSet<String> = status(dir.path())["consumers"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| row["consumer"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(consumers, ["sinks.c0".to_owned()].into(), "nothing is kept for a sink that never was");
+    assert_eq!(consumers(dir.path()), ["sinks.c0".to_owned()].into(), "nothing is kept for a sink that never was");
     // Confirmed.
     apply(dir.path(), &more, &["--confirm-within", "2s"]).unwrap();
     config(dir.path(), &["confirm"]).unwrap();
@@ -378,7 +379,10 @@ fn a_kill_while_a_configuration_is_on_trial_takes_it_back() {
     let gateway = Gateway::start(dir.path(), &right, &[]);
     wait_for_port(web);
     wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 1);
+    post(web, 0);
+    wait_for("one sink", LONG, || upstream.events().len() == 1);
     apply(dir.path(), &more, &["--confirm-within", "1h"]).unwrap();
+    assert_eq!(consumers(dir.path()), ["sinks.c0", "sinks.c1"].map(String::from).into());
     gateway.kill();
     let gateway = Gateway::start(dir.path(), &file(dir.path()), &[]);
     wait_for("it to go back", LONG, || gateway.log().contains("went back to version 1"));
@@ -388,14 +392,37 @@ fn a_kill_while_a_configuration_is_on_trial_takes_it_back() {
         (right.clone(), vec!["rolled back".into(), "running".to_owned()])
     );
     wait_for_port(web);
+    assert_eq!(consumers(dir.path()), ["sinks.c0".to_owned()].into(), "nothing is kept for a sink that never was");
     post(web, 1);
-    wait_for("one sink", LONG, || upstream.events().len() == 1);
+    wait_for("one sink", LONG, || upstream.events().iter().filter(|event| event["n"] == 1).count() == 1);
+    // Nor if the gateway starts again as a whole.
+    apply(dir.path(), &more, &["--confirm-within", "1h"]).unwrap();
+    fs::write(dir.path().join("tidegate.jsonc"), right.replace("barn", "house")).unwrap();
+    hangup(&gateway);
+    wait_for("the other name", LONG, || status(dir.path())["gateway"] == "house");
+    assert_eq!(consumers(dir.path()), ["sinks.c0".to_owned()].into());
     // Who writes it into the file means it.
     gateway.kill();
     let gateway = Gateway::start(dir.path(), &more, &[]);
     wait_for_port(web);
-    wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 3);
+    wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 5);
     assert_eq!(file(dir.path()), more);
+    assert!(gateway.stop().success());
+}
+
+#[test]
+fn who_is_told_to_stop_while_it_starts_again_stops() {
+    let (dir, web) = (folder(), port());
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = plain(web, &[upstream.local_addr().unwrap().port()], "");
+    let gateway = Gateway::start(dir.path(), &text, &[]);
+    wait_for_port(web);
+    post(web, 1);
+    // It never answers.
+    let _hangs = upstream.accept().unwrap();
+    fs::write(dir.path().join("tidegate.jsonc"), text.replace("barn", "house")).unwrap();
+    hangup(&gateway);
+    wait_for("it to stop", LONG, || gateway.log().contains("stopping"));
     assert!(gateway.stop().success());
 }
 

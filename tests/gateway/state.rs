@@ -244,8 +244,9 @@ fn what_a_changed_configuration_leaves_behind_is_told_and_comes_back() {
     plant.configuration =
         plant.configuration.replacen(&fifth, &sixth, 1).replacen('{', r#"{ "topics": { "other": {} }, "#, 1);
     let gateway = plant.start();
-    let log = gateway.log();
-    assert!(log.contains("`pipelines.p` does not read `web` any more; it had 2 events of it to go"), "{log}");
+    wait_for("the other warning", LONG, || {
+        gateway.log().contains("`pipelines.p` does not read `web` any more; it had 2 events of it to go")
+    });
     assert!(gateway.stop().success());
 }
 
