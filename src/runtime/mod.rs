@@ -33,6 +33,7 @@ mod sink_tests;
 mod source;
 mod status;
 mod step;
+mod strangers;
 mod suspect;
 mod tap;
 #[cfg(test)]
@@ -63,7 +64,7 @@ use crate::{
 };
 use links::Links;
 use otlp::Exporter;
-use parts::{Parts, is_ours};
+use parts::Parts;
 use reload::{Live, Next, store_options};
 use status::View;
 use std::{
@@ -72,6 +73,7 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
+use strangers::is_ours;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},

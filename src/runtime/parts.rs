@@ -12,6 +12,7 @@ use super::{
     quiet_end,
     sink::Outlet,
     source, start_of,
+    strangers::source_of,
 };
 use crate::{
     kind::{Before, Intake},
@@ -81,7 +82,7 @@ pub(super) struct Parts {
     /// Consumers that may still hold places in topics which they read no more.
     joined: BTreeSet<String>,
     /// Consumers and owners that are gone, as far as it was told.
-    told: BTreeSet<String>,
+    pub(super) told: BTreeSet<String>,
     /// Some could not be stopped: nothing can be started in their place.
     stuck: bool,
     /// That one cannot go on, which came during a change and is still to be looked at.
@@ -366,7 +367,7 @@ impl Parts {
         parts.filter_map(|(name, _)| name.strip_prefix(SORTS[0])).map(str::to_owned).collect()
     }
 
-    fn chains(&self) -> Vec<Arc<Chain>> {
+    pub(super) fn chains(&self) -> Vec<Arc<Chain>> {
         let chains: Vec<_> =
             self.parts.values().flat_map(|part| &part.chains).map(|(chain, _)| chain.clone()).collect();
         in_order(chains, |chain| chain)
@@ -379,59 +380,6 @@ impl Parts {
 
     pub fn beats(&self) -> Vec<(String, Beat)> {
         self.chains().iter().map(|chain| (chain.name.clone(), chain.beat.clone())).collect()
-    }
-
-    /// What the configuration no longer names keeps what it has not passed, and what it remembers: a renamed sink must not
-    /// lose its queue in silence, nor a renamed process its figures.
-    async fn warn_of_strangers(&mut self) -> anyhow::Result<()> {
-        let mut queued: BTreeMap<String, u64> = BTreeMap::new();
-        let (known, mut gone) = (self.store.registered(), BTreeSet::new());
-        let with_sessions = self.with_sessions();
-        for row in self.store.ledger().into_iter().filter(|r| !known.contains(&r.consumer)) {
-            if is_stranger(&row.consumer, &with_sessions) {
-                *queued.entry(row.consumer).or_default() += row.queued;
-            }
-        }
-        // By source: how many sessions, the most that one of them has to go, and one of their names.
-        let mut sessions: BTreeMap<String, (usize, u64, String)> = BTreeMap::new();
-        for (consumer, queued) in queued {
-            if let Some(source) = source_of(&consumer) {
-                let (count, most, name) = sessions.entry(source.to_owned()).or_default();
-                (*count, *most, *name) = (*count + 1, queued.max(*most), consumer);
-                continue;
-            }
-            if !self.told.contains(&consumer) {
-                log::warn!(
-                    "`{consumer}` is not in the configuration any more; the store keeps its {queued} events for it"
-                );
-            }
-            gone.insert(consumer);
-        }
-        for (source, (count, queued, name)) in sessions {
-            if !self.told.contains(&source) {
-                log::warn!(
-                    "`{source}`: MQTT sessions are not in the configuration any more, {count} of them; the store keeps \
-                     {queued} events for them; `tidegate forget {name}`"
-                );
-            }
-            gone.insert(source);
-        }
-        let chains = self.chains();
-        let owners: BTreeSet<String> =
-            chains.iter().flat_map(|c| c.memory().owners().map(str::to_owned).collect::<Vec<_>>()).collect();
-        for (owner, values) in self.store.owners("pipelines.").await? {
-            if owners.contains(&owner) {
-                continue;
-            }
-            if !self.told.contains(&owner) {
-                log::warn!(
-                    "`{owner}` is not in the configuration any more; the store keeps the {values} values it remembers"
-                );
-            }
-            gone.insert(owner);
-        }
-        self.told = gone;
-        Ok(())
     }
 }
 
@@ -471,21 +419,6 @@ fn well(ended: Result<(), JoinError>) -> anyhow::Result<()> {
 /// Whether a failure is of the part of this name.
 fn is_of(failure: &str, name: &str) -> bool {
     failure.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))
-}
-
-/// Whether a consumer is one of the configuration.
-pub(super) fn is_ours(consumer: &str) -> bool {
-    consumer.starts_with("pipelines.") || consumer.starts_with("sinks.")
-}
-
-/// The source whose client has a consumer.
-pub(super) fn source_of(consumer: &str) -> Option<&str> {
-    consumer.split_once('/').filter(|_| !is_ours(consumer)).map(|(source, _)| source)
-}
-
-/// Whether a consumer that is not registered is not in the configuration either; sessions register when their source does.
-pub(super) fn is_stranger(consumer: &str, with_sessions: &[String]) -> bool {
-    source_of(consumer).map_or_else(|| is_ours(consumer), |source| !with_sessions.iter().any(|name| name == source))
 }
 
 /// Chains in an order in which none comes before one whose events it reads.

@@ -5,7 +5,7 @@ use super::{
     meter::{Counts, Meter},
     notify::Beat,
     order::{Asked, Changed, Denied, Order, Origins},
-    parts::is_stranger,
+    strangers::is_stranger,
 };
 use crate::{
     budget::Size,
