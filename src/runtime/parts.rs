@@ -206,11 +206,17 @@ impl Parts {
     }
 
     /// Forgets those of some consumers that are not in the configuration, with what they remember: only one that has gone back
-    /// had them. Gives those that the disk does not let go now.
+    /// had them. What nobody else is to see of what was acknowledged stays with them. Gives those that the disk does not let go
+    /// now.
     pub async fn forget(&self, made: &[String]) -> Vec<String> {
-        let mut left = Vec::new();
-        let runs = |name: &String| self.parts.values().flat_map(|part| &part.seats).any(|seat| seat.name == *name);
-        for name in made.iter().filter(|name| !runs(name)) {
+        let (mut left, ledger) = (Vec::new(), self.store.ledger());
+        let runs = |name: &str| self.parts.values().flat_map(|part| &part.seats).any(|seat| seat.name == name);
+        let shared = |topic: &str| ledger.iter().any(|row| row.topic == topic && runs(&row.consumer));
+        let holds = |name: &str| {
+            let mut rows = ledger.iter().filter(|row| row.consumer == name && row.queued + row.offloaded > 0);
+            rows.any(|row| !shared(&row.topic))
+        };
+        for name in made.iter().filter(|name| !runs(name) && !holds(name)) {
             if self.store.forget_whole(name).await.is_err() {
                 left.push(name.clone());
             }

@@ -411,6 +411,29 @@ fn a_kill_while_a_configuration_is_on_trial_takes_it_back() {
 }
 
 #[test]
+fn what_only_one_on_trial_was_to_see_is_kept_for_when_it_comes_again() {
+    let (dir, web, other, cloud, away) = (folder(), port(), port(), port(), port());
+    let right = plain(web, &[cloud], "");
+    let source = format!(r#""sources": {{ "other": {{ "type": "http", "listen": "127.0.0.1:{other}" }}, "#);
+    let more = right.replace(r#""sources": { "#, &source).replace(
+        r#""sinks": { "#,
+        &format!(r#""sinks": {{ "c1": {{ "type": "http", "url": "http://127.0.0.1:{away}/", "from": ["other"] }}, "#),
+    );
+    let gateway = Gateway::start(dir.path(), &right, &[]);
+    wait_for("the admin socket", LONG, || status(dir.path())["config"]["version"] == 1);
+    apply(dir.path(), &more, &["--confirm-within", "1h"]).unwrap();
+    wait_for_port(other);
+    post(other, 7);
+    config(dir.path(), &["rollback"]).unwrap();
+    assert_eq!(consumers(dir.path()), ["sinks.c1".to_owned()].into());
+    assert!(gateway.log().contains("the store keeps its 1 events for it"));
+    let upstream = http::Upstream::start(away, |_| 200);
+    apply(dir.path(), &more, &[]).unwrap();
+    wait_for("what was acknowledged", LONG, || upstream.events().iter().any(|event| event["n"] == 7));
+    assert!(gateway.stop().success());
+}
+
+#[test]
 fn who_is_told_to_stop_while_it_starts_again_stops() {
     let (dir, web) = (folder(), port());
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
