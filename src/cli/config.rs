@@ -2,7 +2,7 @@
 
 use super::{
     columns, diff,
-    operate::{Which, cell},
+    operate::{Which, cell, plain},
     print,
 };
 use crate::{
@@ -135,8 +135,8 @@ fn told(answer: &Value) -> String {
         let names: Vec<String> = answer[name].as_array().into_iter().flatten().map(cell).collect();
         if names.is_empty() { String::new() } else { format!("{name}: {}\n", names.join(", ")) }
     };
-    let warnings: Vec<String> = answer["warnings"].as_array().into_iter().flatten().map(cell).collect();
-    let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    let warnings = answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let warnings: String = warnings.map(|warning| format!("warning: {}\n", plain(warning))).collect();
     if answer["restarts"] == true {
         return format!("version {}: the whole gateway starts again\n{warnings}", answer["version"]);
     }
