@@ -30,7 +30,7 @@
 //! # The code, in reading order
 //!
 //! - [`fault`], [`budget`], [`clock`] and [`tally`] are small: what to do after a failure; sizes, spans and the memory that sources
-//!   share; the only wall clock; counts for who looks on.
+//!   share; the only wall clock, and whether somebody has set it; counts for who looks on.
 //! - [`logs`] is where lines of the log go: to a person, to journald, or as JSON; none ever stops the gateway.
 //! - [`event`] has the event and its body, which stays the bytes that came, and the batch: a run of events as written
 //!   to the log.
@@ -51,7 +51,7 @@
 //! - [`config`] makes components out of a text, or tells everything that is wrong with it, with line and column.
 //! - [`import`] makes a configuration out of one of Agglo's, the system whose ideas these are.
 //! - [`runtime`] starts them, tries again what failed, and stops all in the order of flow. `parts` are what can be started and
-//!   stopped alone, `reload` makes them those of another configuration, `trial` takes one back, `versions` keeps what ran.
+//!   stopped alone, `reload` makes them those of another configuration, `trial` takes one back, `versions` keeps what ran, `strangers` tells what nobody reads any more.
 //! - [`admin`] is how operators see and steer a running gateway: health, metrics, status, dead letters.
 //! - [`cli`] is the command line.
 //!

@@ -5,7 +5,10 @@ use super::{
     look::no_consumer,
     routes::Answer,
 };
-use crate::store::{At, Put, Step};
+use crate::{
+    runtime::session_of,
+    store::{At, Put, Step},
+};
 use serde_json::json;
 
 impl Call {
@@ -64,7 +67,7 @@ impl Desk {
         let queued: u64 = self.store.ledger().iter().filter(|row| row.consumer == name).map(|row| row.queued).sum();
         self.store.forget_whole(&name).await?;
         // What an MQTT session left besides its consumer.
-        if let Some((source, client)) = name.split_once('/') {
+        if let Some((source, client)) = session_of(&name) {
             let mut state = Vec::new();
             for what in ["session", "queue", "pkid"] {
                 let rows = self.store.state(source, format!("{what}/{client}\0").as_bytes(), usize::MAX).await?;

@@ -4,7 +4,7 @@
 use crate::{
     budget::resident,
     clock::Quality,
-    runtime::{Counts, Running},
+    runtime::{Counts, Running, session_of},
     store::{Ledger, Refusal, Store, Which},
     tally::{Histogram, Intake, Outlet},
 };
@@ -118,8 +118,7 @@ pub(super) async fn text(store: &Store, running: Option<&Running>) -> String {
 
 /// The consumer as a label says it: the sessions of a broker's clients are one.
 fn consumer(name: &str) -> String {
-    let session = name.split_once('/').filter(|_| !name.starts_with("pipelines.") && !name.starts_with("sinks."));
-    session.map_or_else(|| name.to_owned(), |(source, _)| format!("{source}{SESSIONS}"))
+    session_of(name).map_or_else(|| name.to_owned(), |(source, _)| format!("{source}{SESSIONS}"))
 }
 
 fn ledger(out: &mut Text, store: &Store) {

@@ -53,6 +53,7 @@ pub use meter::Counts;
 pub use options::options;
 pub use order::{Changed, Denied, Order, Origin, Origins};
 pub use status::Running;
+pub use strangers::session_of;
 pub use tap::Passing;
 pub use versions::{State, Version, Versions, at_start};
 

@@ -9,10 +9,9 @@ use super::{
     names,
     notify::{self, Beat},
     pipeline::{Finish, Pipeline},
-    quiet_end,
+    quiet_end, session_of,
     sink::Outlet,
     source, start_of,
-    strangers::source_of,
 };
 use crate::{
     kind::{Before, Intake},
@@ -252,7 +251,10 @@ impl Parts {
                 }
                 if part.is_some_and(|part| part.sessions) {
                     let registered = self.store.registered();
-                    for session in registered.iter().filter(|known| source_of(known) == name.strip_prefix(sort)) {
+                    for session in registered
+                        .iter()
+                        .filter(|known| session_of(known).map(|(source, _)| source) == name.strip_prefix(sort))
+                    {
                         self.store.leave(session).await.ok();
                     }
                 }

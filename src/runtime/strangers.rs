@@ -18,7 +18,7 @@ impl Parts {
         // By source: how many sessions, the most that one of them has to go, and one of their names.
         let mut sessions: BTreeMap<String, (usize, u64, String)> = BTreeMap::new();
         for (consumer, queued) in queued {
-            if let Some(source) = source_of(&consumer) {
+            if let Some((source, _)) = session_of(&consumer) {
                 let (count, most, name) = sessions.entry(source.to_owned()).or_default();
                 (*count, *most, *name) = (*count + 1, queued.max(*most), consumer);
                 continue;
@@ -63,12 +63,13 @@ pub(super) fn is_ours(consumer: &str) -> bool {
     consumer.starts_with("pipelines.") || consumer.starts_with("sinks.")
 }
 
-/// The source whose client has a consumer.
-pub(super) fn source_of(consumer: &str) -> Option<&str> {
-    consumer.split_once('/').filter(|_| !is_ours(consumer)).map(|(source, _)| source)
+/// The source and its client, of a consumer that holds what a client's session has not read.
+pub fn session_of(consumer: &str) -> Option<(&str, &str)> {
+    consumer.split_once('/').filter(|_| !is_ours(consumer))
 }
 
 /// Whether a consumer that is not registered is not in the configuration either; sessions register when their source does.
 pub(super) fn is_stranger(consumer: &str, with_sessions: &[String]) -> bool {
-    source_of(consumer).map_or_else(|| is_ours(consumer), |source| !with_sessions.iter().any(|name| name == source))
+    session_of(consumer)
+        .map_or_else(|| is_ours(consumer), |(source, _)| !with_sessions.iter().any(|name| name == source))
 }
